@@ -1,6 +1,6 @@
 //! One agent as gRPC calls. Answers and refusals come back as data; nothing is printed or retried.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use jit_proto::v1::{self, jit_agent_client::JitAgentClient};
@@ -13,6 +13,7 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     CallError,
+    budget::{Budget, Metered},
     dial::{self, Broken, Connection, Credentials},
     local,
     target::{Target, Way},
@@ -23,13 +24,19 @@ use crate::{
 const DOMAIN: &str = "jit-agent";
 /// Largest answer that is accepted, bytes: a list of 100,000 grants has about 20 MiB.
 const MAX_ANSWER_BYTES: usize = 128 * 1024 * 1024;
+/// Largest event: all of its texts are short.
+const MAX_EVENT_BYTES: usize = 64 * 1024;
+/// Bytes that an agent of many may send before they are read, on one connection.
+const WINDOW: u32 = 128 * 1024;
 /// Interval between probes of an idle connection, and the wait for the answer to one.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// A connected agent. Clones share the connection, and its calls run side by side.
 #[derive(Clone)]
 pub struct Agent {
-    client: JitAgentClient<Channel>,
+    client: JitAgentClient<Metered>,
+    /// For events: they come for as long as the connection lasts.
+    events: JitAgentClient<Channel>,
     way: Way,
     timeout: Duration,
     broken: Broken,
@@ -38,18 +45,23 @@ pub struct Agent {
 impl Agent {
     /// Connects; the handshake is complete when this returns.
     pub async fn connect(target: &Target) -> Result<Self, CallError> {
-        Self::over(target, dial::dial(target, None).await?).await
+        Self::over(target, dial::dial(target, None).await?, None).await
     }
 
     /// The same with credentials that were read before; the files that the target names are only for
-    /// the sentences of errors. For many agents.
-    pub async fn connect_as(target: &Target, credentials: &Credentials) -> Result<Self, CallError> {
-        Self::over(target, dial::dial(target, Some(credentials)).await?).await
+    /// the sentences of errors. For many agents: their large answers take their room from this budget.
+    pub async fn connect_as(
+        target: &Target,
+        credentials: &Credentials,
+        budget: &Arc<Budget>,
+    ) -> Result<Self, CallError> {
+        Self::over(target, dial::dial(target, Some(credentials)).await?, Some(budget)).await
     }
 
     /// The agent at the other end of a connection that it made itself: whoever has dialled serves, and
     /// whoever was dialled calls ([`jit_proto::uplink`]). The TLS handshake is complete, and the agent
-    /// has proven who it is; `peer` is its address, for the sentences of errors.
+    /// has proven who it is; `peer` is its address, for the sentences of errors. Its large answers take
+    /// their room from the budget.
     ///
     /// # Errors
     /// The other side does not speak HTTP/2, or the connection broke.
@@ -57,17 +69,22 @@ impl Agent {
         peer: SocketAddr,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         timeout: Duration,
+        budget: &Arc<Budget>,
     ) -> Result<Self, CallError> {
         let target = Target { way: Way::Uplink(peer), timeout };
         let connection = Connection { stream: Box::new(stream), broken: Broken::default() };
-        let connecting = Self::over(&target, connection);
+        let connecting = Self::over(&target, connection, Some(budget));
         tokio::time::timeout(timeout, connecting).await.unwrap_or_else(|_| {
             let why = "it did not begin HTTP/2 in time";
             Err(CallError::Unavailable(format!("cannot talk to the agent at {peer}: {why}")))
         })
     }
 
-    async fn over(target: &Target, connection: Connection) -> Result<Self, CallError> {
+    async fn over(
+        target: &Target,
+        connection: Connection,
+        budget: Option<&Arc<Budget>>,
+    ) -> Result<Self, CallError> {
         let Target { way, timeout } = target.clone();
         let Connection { stream, broken } = connection;
         // There is one connection, made above. When it breaks, the next call fails.
@@ -93,11 +110,20 @@ impl Agent {
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .keep_alive_while_idle(true);
+        let endpoint = match budget {
+            Some(_) => {
+                endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW)
+            }
+            None => endpoint,
+        };
         let channel = endpoint.connect_with_connector(connector).await.map_err(|error| {
             broken.get().map_or_else(|| unusable(error), |error| dial::explain(&way, error))
         })?;
-        let client = JitAgentClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
-        Ok(Self { client, way, timeout, broken })
+        let events = JitAgentClient::new(channel.clone());
+        let events = events.max_decoding_message_size(MAX_EVENT_BYTES);
+        let client = JitAgentClient::new(Metered::new(channel, budget.cloned()));
+        let client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
+        Ok(Self { client, events, way, timeout, broken })
     }
 
     /// The agent's socket path or HOST:PORT, for people.
@@ -236,7 +262,7 @@ impl Agent {
 
     /// Streams the events after a cursor; only new events when it is empty.
     pub async fn watch(&mut self, cursor: String) -> Result<Streaming<v1::Event>, CallError> {
-        let answer = within(self.timeout, self.client.watch(v1::WatchRequest { cursor })).await;
+        let answer = within(self.timeout, self.events.watch(v1::WatchRequest { cursor })).await;
         answer.map_err(|trouble| self.failure("the request for events", trouble))
     }
 

@@ -10,6 +10,7 @@
 pub mod agent;
 #[cfg(feature = "authenticator")]
 pub mod authenticator;
+mod budget;
 #[cfg(feature = "pki")]
 pub mod ca;
 #[cfg(feature = "controller")]
@@ -52,6 +53,7 @@ pub mod watch;
 mod worked_example;
 
 pub use agent::Agent;
+pub use budget::Budget;
 pub use dial::Credentials;
 pub use error::CallError;
 pub use host_uri::HostUri;

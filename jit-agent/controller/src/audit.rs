@@ -18,7 +18,7 @@ pub mod verify;
 pub use code::Code;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
-use sqlx::{Row as _, any::AnyRow, query};
+use sqlx::{AssertSqlSafe, Row as _, any::AnyRow, query};
 
 use crate::store::{Store, StoreError, Tx};
 
@@ -63,15 +63,44 @@ pub struct Line {
     pub line: String,
 }
 
+/// Records of one statement that adds many.
+const TOGETHER: usize = 32;
+
 /// Adds a record to the chain. Returns its number.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn append(tx: &mut Tx, now_ms: i64, record: &Record) -> Result<i64, StoreError> {
+    append_all(tx, now_ms, std::slice::from_ref(record)).await
+}
+
+/// Adds records to the chain, in this order. Returns the number of the last one in it.
+///
+/// # Errors
+/// Those of the database.
+pub async fn append_all(tx: &mut Tx, now_ms: i64, records: &[Record]) -> Result<i64, StoreError> {
+    let count = i64::try_from(records.len()).unwrap_or(i64::MAX);
     // Who comes later waits here, on Postgres too: numbers have no gaps and no doubles.
-    let tip = query("UPDATE audit_tip SET seq = seq + 1 WHERE one = 1 RETURNING seq, hash");
-    let tip = tip.fetch_one(&mut **tx).await?;
-    let (seq, prev): (i64, String) = (tip.try_get("seq")?, tip.try_get("hash")?);
+    let tip = query("UPDATE audit_tip SET seq = seq + $1 WHERE one = 1 RETURNING seq, hash");
+    let tip = tip.bind(count).fetch_one(&mut **tx).await?;
+    let (last, mut hash): (i64, String) = (tip.try_get("seq")?, tip.try_get("hash")?);
+    let mut lines = Vec::with_capacity(records.len());
+    for (seq, record) in (last.saturating_sub(count).saturating_add(1)..).zip(records) {
+        let line = text(seq, now_ms, &hash, record);
+        hash = hex::encode(Sha256::digest(line.as_bytes()));
+        lines.push((seq, record, hash.clone(), line));
+    }
+    let (many, rest) = lines.as_chunks::<TOGETHER>();
+    // Of two sizes only: the database keeps the plan of each statement.
+    for some in many.iter().map(<[_; _]>::as_slice).chain(rest.chunks(1)) {
+        insert(tx, now_ms, some).await?;
+    }
+    query("UPDATE audit_tip SET hash = $1 WHERE one = 1").bind(hash).execute(&mut **tx).await?;
+    Ok(last)
+}
+
+/// The line of a record.
+fn text(seq: i64, now_ms: i64, prev: &str, record: &Record) -> String {
     let mut line = json!({
         "seq": seq,
         "time_ms": now_ms,
@@ -87,21 +116,36 @@ pub async fn append(tx: &mut Tx, now_ms: i64, record: &Record) -> Result<i64, St
         }
         object.extend(record.fields.clone());
     }
-    let line = jit_proto::printable::json_line(&line);
-    let hash = hex::encode(Sha256::digest(line.as_bytes()));
-    let statement = "INSERT INTO audit (seq, time_ms, code, request, hash, line) \
-                     VALUES ($1, $2, $3, $4, $5, $6)";
-    query(statement)
-        .bind(seq)
-        .bind(now_ms)
-        .bind(record.code.id())
-        .bind(record.request.as_str())
-        .bind(hash.as_str())
-        .bind(line)
-        .execute(&mut **tx)
-        .await?;
-    query("UPDATE audit_tip SET hash = $1 WHERE one = 1").bind(hash).execute(&mut **tx).await?;
-    Ok(seq)
+    jit_proto::printable::json_line(&line)
+}
+
+async fn insert(
+    tx: &mut Tx,
+    now_ms: i64,
+    lines: &[(i64, &Record, String, String)],
+) -> Result<(), StoreError> {
+    let row = |number: usize| {
+        let places: Vec<_> = (1..=6).map(|place| format!("${}", number * 6 + place)).collect();
+        format!("({})", places.join(", "))
+    };
+    let rows: Vec<_> = (0..lines.len()).map(row).collect();
+    // Only numbers of places are put in.
+    let statement = AssertSqlSafe(format!(
+        "INSERT INTO audit (seq, time_ms, code, request, hash, line) VALUES {}",
+        rows.join(", ")
+    ));
+    let mut statement = query(statement);
+    for (seq, record, hash, line) in lines {
+        statement = statement
+            .bind(*seq)
+            .bind(now_ms)
+            .bind(record.code.id())
+            .bind(record.request.as_str())
+            .bind(hash.as_str())
+            .bind(line.as_str());
+    }
+    statement.execute(&mut **tx).await?;
+    Ok(())
 }
 
 impl Store {

@@ -20,6 +20,7 @@ pub mod rollouts;
 mod roster;
 mod scribe;
 mod settings;
+mod signed;
 mod step;
 mod uplink;
 mod watchman;
@@ -32,7 +33,7 @@ use std::{
 };
 
 pub use error::FleetError;
-use jit_client::CallError;
+use jit_client::{Budget, CallError};
 use jit_proto::{PortRange, v1};
 pub use settings::{RawSettings, Settings};
 use tokio::{
@@ -42,7 +43,9 @@ use tokio::{
 };
 pub use uplink::{HubReport, HubSettings, RawHubSettings, Refused};
 
-use self::{dial::Dialer, outbox::Outbox, roster::Roster, scribe::Note, uplink::Hub};
+use self::{
+    dial::Dialer, outbox::Outbox, roster::Roster, scribe::Note, signed::SignedGrants, uplink::Hub,
+};
 use crate::{clock::now_ms, desk::Desk};
 
 /// Why a policy was not signed.
@@ -70,8 +73,11 @@ pub type SignPolicy = Arc<
 struct Shared {
     outbox: Outbox,
     dialer: Dialer,
+    /// Room for large answers of hosts.
+    answers: Arc<Budget>,
     roster: Roster,
     settings: Settings,
+    signed: SignedGrants,
     sign: SignPolicy,
     notes: mpsc::Sender<Note>,
     /// A host can be delivered to from now on, or cannot any more.
@@ -111,11 +117,14 @@ impl Fleet {
         let hub = settings.hub.as_ref().map(Hub::bind).transpose()?;
         let (notes, noted) = scribe::open();
         let (outbox, answers) = Outbox::open(desk.clone());
+        let answers = Arc::new(Budget::new(settings.answers));
         let shared = Arc::new(Shared {
             outbox,
-            dialer: Dialer::new(settings)?,
+            dialer: Dialer::new(settings, &answers)?,
+            answers,
             roster: Roster::default(),
             settings: settings.clone(),
+            signed: SignedGrants::default(),
             sign,
             notes,
             wake: Notify::new(),

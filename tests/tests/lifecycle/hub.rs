@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jit_client::Agent;
+use jit_client::{Agent, Budget};
 use jit_proto::uplink::ALPN;
 use jit_tests::agent::Site;
 use rustls::{
@@ -97,7 +97,8 @@ async fn serve(
 ) {
     // What the agent does not like, it closes.
     let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
-    let Ok(agent) = Agent::over_uplink(peer, stream, CALL).await else { return };
+    let budget = Arc::new(Budget::new(usize::MAX));
+    let Ok(agent) = Agent::over_uplink(peer, stream, CALL, &budget).await else { return };
     let _gone = sender.send(agent);
 }
 

@@ -8,7 +8,7 @@ use super::{CONTROLLER, Desk, DeskError, end};
 use crate::{
     audit::{self, Code, Record},
     model::{Answer, State, state::of_answers},
-    store::{Delivery, Request, Tx, Wanted, chains, deliveries, requests},
+    store::{Delivery, Request, Tx, Wanted, chains, deliveries, deliveries::Said, requests},
 };
 
 /// What was heard of a host, or that nothing was.
@@ -129,51 +129,34 @@ async fn hear_of(
     now_ms: i64,
 ) -> Result<bool, DeskError> {
     let id = &request.proposal.id.clone();
-    let (mut news, mut grants_answered) = (false, false);
-    for Heard { of, what } in heard {
-        let (answer, word, detail) = match what {
-            What::Answered { answer, word, detail } => {
-                if !deliveries::answered(tx, of, *answer, word, detail, now_ms).await? {
-                    continue;
+    let (mut records, mut grants_answered) = (Vec::new(), false);
+    for layer in layers(heard) {
+        let kept = keep(tx, &request, &layer, now_ms).await?;
+        for (Heard { of, what }, _) in layer.iter().zip(&kept).filter(|(_, kept)| **kept) {
+            let (answer, word, detail) = match what {
+                What::Answered { answer, word, detail } => {
+                    grants_answered |= of.wanted == Wanted::Grant;
+                    (answer.word(), word.as_str(), detail)
                 }
-                grants_answered |= of.wanted == Wanted::Grant;
-                if *answer == Answer::Open {
-                    stop(tx, &request, &of.host, now_ms).await?;
+                What::Lost { detail } => {
+                    grants_answered = true;
+                    let wanted = request.state.is_on_hosts();
+                    let answer = if wanted { Answer::Waiting } else { Answer::Closed };
+                    (answer.word(), "lost", detail)
                 }
-                (answer.word(), word.as_str(), detail)
-            }
-            What::Lost { detail } => {
-                // What has ended, or was replaced, is not sent again.
-                let wanted = request.state.is_on_hosts();
-                let kept = match wanted {
-                    true => deliveries::again(tx, of, detail, now_ms).await?,
-                    false => {
-                        let closed = Answer::Closed;
-                        deliveries::answered(tx, of, closed, "lost", "", now_ms).await?
-                    }
-                };
-                if !kept {
-                    continue;
-                }
-                grants_answered = true;
-                let answer = if wanted { Answer::Waiting } else { Answer::Closed };
-                (answer.word(), "lost", detail)
-            }
-            What::Failed { trouble, next_ms } => {
-                deliveries::failed(tx, of, trouble, now_ms, *next_ms).await?;
-                if !of.trouble.is_empty() {
-                    continue;
-                }
-                ("none", "", trouble)
-            }
-        };
-        news = true;
-        let fields = json!({
-            "grant": of.grant_id, "host": of.host, "wanted": of.wanted.word(), "answer": answer,
-            "word": word, "detail": detail,
-        });
-        audit::append(tx, now_ms, &Record::new(Code::Answered, id, &of.host, fields)).await?;
+                What::Failed { trouble, .. } => ("none", "", trouble),
+            };
+            let fields = json!({
+                "grant": of.grant_id, "host": of.host, "wanted": of.wanted.word(), "answer": answer,
+                "word": word, "detail": detail,
+            });
+            records.push(Record::new(Code::Answered, id, &of.host, fields));
+        }
     }
+    if records.is_empty() {
+        return Ok(false);
+    }
+    audit::append_all(tx, now_ms, &records).await?;
     let follows = request.state.is_on_hosts() || request.state == State::Refused;
     if grants_answered && follows {
         let state = of_answers(&deliveries::tally(tx, id).await?);
@@ -191,14 +174,86 @@ async fn hear_of(
             requests::update(tx, &request).await?;
         }
     }
+    Ok(true)
+}
+
+/// The same in order, in parts: none has two of one host and grant.
+fn layers<'h>(heard: &[&'h Heard]) -> Vec<Vec<&'h Heard>> {
+    let mut layers: Vec<Vec<&Heard>> = Vec::new();
+    let mut before: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for one in heard {
+        let count = before.entry((&one.of.grant_id, &one.of.host)).or_default();
+        match layers.get_mut(*count) {
+            Some(layer) => layer.push(one),
+            None => layers.push(vec![one]),
+        }
+        *count += 1;
+    }
+    layers
+}
+
+/// Writes what was heard, no two of one host and grant. Returns of each whether it is news.
+async fn keep(
+    tx: &mut Tx,
+    request: &Request,
+    heard: &[&Heard],
+    now_ms: i64,
+) -> Result<Vec<bool>, DeskError> {
+    let mut news = vec![false; heard.len()];
+    let mut alike: BTreeMap<(&str, Wanted, Said<'_>), Vec<(&str, &mut bool)>> = BTreeMap::new();
+    for (Heard { of, what }, news) in heard.iter().zip(&mut news) {
+        match what {
+            What::Answered { answer, word, detail } => {
+                let said = Said { answer: answer.word(), word, detail };
+                let alike = alike.entry((&of.grant_id, of.wanted, said)).or_default();
+                alike.push((&of.host, news));
+            }
+            // What has ended, or was replaced, is not sent again.
+            What::Lost { detail } => {
+                *news = match request.state.is_on_hosts() {
+                    true => deliveries::again(tx, of, detail, now_ms).await?,
+                    false => {
+                        let closed = Answer::Closed;
+                        deliveries::answered(tx, of, closed, "lost", "", now_ms).await?
+                    }
+                };
+            }
+            What::Failed { trouble, next_ms } => {
+                deliveries::failed(tx, of, trouble, now_ms, *next_ms).await?;
+                *news = of.trouble.is_empty();
+            }
+        }
+    }
+    let mut opened = BTreeSet::new();
+    for ((grant, wanted, said), mut of) in alike {
+        let hosts: Vec<_> = of.iter().map(|(host, _)| *host).collect();
+        let kept = deliveries::answered_alike(tx, (grant, wanted), &hosts, said, now_ms).await?;
+        for (host, news) in &mut of {
+            **news = kept.contains(*host);
+        }
+        if said.answer == Answer::Open.word() {
+            opened.extend(kept);
+        }
+    }
+    stop(tx, request, &opened, now_ms).await?;
     Ok(news)
 }
 
-/// A host has opened a request: what it replaces must not open there after it. The host itself ends what the
+/// Hosts have opened a request: what it replaces must not open there after it. The host itself ends what the
 /// grant names, and cannot know of what that one replaces.
-async fn stop(tx: &mut Tx, request: &Request, host: &str, now_ms: i64) -> Result<(), DeskError> {
+async fn stop(
+    tx: &mut Tx,
+    request: &Request,
+    hosts: &BTreeSet<String>,
+    now_ms: i64,
+) -> Result<(), DeskError> {
+    if hosts.is_empty() {
+        return Ok(());
+    }
     for (steps, old) in chains::replaced(tx, request).await?.iter().enumerate() {
-        deliveries::stop(tx, old, host, steps > 0, now_ms).await?;
+        for host in hosts {
+            deliveries::stop(tx, old, host, steps > 0, now_ms).await?;
+        }
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,32 +12,40 @@ use std::{
 use jit_client::{Agent, CallError};
 use jit_proto::{GrantId, v1};
 use prost::Message as _;
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::{Id, JoinError, JoinSet},
+};
 
 use super::{
     FleetError, Shared,
     backoff::{Backoff, random},
     link::{Line, Link},
     outbox::answered,
+    signed::Signed,
 };
 use crate::{
     clock::now_ms,
     desk::{Heard, What},
     model::Answer,
-    store::{Delivery, Wanted},
+    store::{Delivery, StoreError, Wanted},
 };
 
 /// Between attempts at one host.
 const AGAIN: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(60) };
 /// The longest time without a look at the outbox: another process may write it, too.
 const LOOK: Duration = Duration::from_millis(500);
+/// After a look that found what is under way already, the next one waits for this many times as long.
+const CROWDED: u32 = 4;
 /// The most grants of one call, and the most bytes of them: an agent reads 4 MiB.
-const BATCH: u32 = 64;
+const BATCH: usize = 64;
 const BATCH_BYTES: usize = 2 * 1024 * 1024;
-/// The most hosts that are looked at in one round.
+/// The most rows of one kind that are looked at in one round.
 const ROUND: u32 = 20_000;
+/// The most hosts that wait for a place, or until their answer is written.
+const UNDER_WAY: usize = 20_000;
 /// The most hosts whose failure is written at the same time.
-const FAILING: usize = 4;
+const FAILING: usize = 64;
 /// Refusals that are about the host at this moment, and not about the grant: they are tried again.
 const PASSING: [&str; 4] = ["capacity", "not_permitted", "storage", "throttled"];
 
@@ -51,146 +60,220 @@ enum Lane {
 /// Delivers until the task is ended.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut changes = shared.outbox.changes();
-    let mut busy = Busy::new();
-    let mut calls = JoinSet::new();
+    let mut under_way = UnderWay::new(shared);
     loop {
         let began = Instant::now();
-        let next = match round(&shared, &mut busy, &mut calls).await {
+        let next = match under_way.round().await {
             Ok(next) => next,
             Err(error) => {
                 tracing::warn!(%error, "the outbox cannot be read");
                 LOOK
             }
         };
-        // At most half of the time goes into looking.
-        tokio::time::sleep(began.elapsed()).await;
-        tokio::select! {
-            Some(done) = calls.join_next() => ended(&mut busy, done),
-            () = shared.wake.notified() => {}
-            _ = changes.changed() => {}
-            () = tokio::time::sleep(next.min(LOOK)) => {}
+        // At most half of the time goes into looking, and less while there is nothing new.
+        let part = if under_way.crowded { CROWDED } else { 1 };
+        tokio::time::sleep(began.elapsed() * part).await;
+        let next = tokio::time::sleep(next.min(LOOK));
+        tokio::pin!(next);
+        loop {
+            let look = tokio::select! {
+                Some(done) = under_way.tasks.join_next() => under_way.ended(done),
+                () = under_way.shared.wake.notified() => true,
+                _ = changes.changed() => true,
+                () = &mut next => true,
+            };
+            if look {
+                break;
+            }
         }
-        while let Some(done) = calls.try_join_next() {
-            ended(&mut busy, done);
+        while let Some(done) = under_way.tasks.try_join_next() {
+            under_way.ended(done);
         }
     }
 }
 
-/// What is under way, and the task that does it.
-type Busy = BTreeMap<Place, Id>;
 type Place = (Lane, String);
 
-fn ended(busy: &mut Busy, done: Result<Place, JoinError>) {
-    match done {
-        Ok(place) => drop(busy.remove(&place)),
-        Err(error) => {
-            tracing::error!(%error, "a delivery ended by a defect; it is tried again");
-            busy.retain(|_, task| *task != error.id());
-        }
-    }
+/// A delivery that has ended.
+struct Done {
+    place: Place,
+    /// Something of it is to be tried again.
+    again: bool,
 }
 
-/// Begins what is due and has a place. Returns when more is due.
-async fn round(
-    shared: &Arc<Shared>,
-    busy: &mut Busy,
-    calls: &mut JoinSet<Place>,
-) -> Result<Duration, FleetError> {
-    let store = shared.outbox.store();
-    let now = now_ms();
-    for wanted in [Wanted::Revoke, Wanted::Grant] {
-        let lane = match wanted {
-            Wanted::Grant => Lane::Push,
-            Wanted::Revoke => Lane::Revoke,
-        };
+/// What is under way.
+struct UnderWay {
+    shared: Arc<Shared>,
+    tasks: JoinSet<Done>,
+    /// The task of each.
+    busy: BTreeMap<Place, Id>,
+    /// Something that is due found no place in the last round: one is free when something ends.
+    crowded: bool,
+    /// Calls at the same time.
+    pushes: Arc<Semaphore>,
+    revocations: Arc<Semaphore>,
+    failures: Arc<Semaphore>,
+}
+
+impl UnderWay {
+    fn new(shared: Arc<Shared>) -> Self {
         let most = shared.settings.hosts_at_once;
-        let taken = |busy: &Busy, lane| busy.keys().filter(|(other, _)| *other == lane).count();
-        let (mut free, mut failing) = (
-            most.saturating_sub(taken(busy, lane)),
-            FAILING.saturating_sub(taken(busy, Lane::Failing)),
-        );
-        for host in store.hosts_due(wanted, now, ROUND).await? {
-            let found = shared.roster.find(&host).map(|(_, link)| link);
-            let (lane, way) = match found.as_ref().map(|link| link.line()) {
-                Some(Line::Connecting) => continue,
-                Some(Line::Up(agent)) => (lane, Ok(agent)),
-                Some(Line::Down(why)) => (Lane::Failing, Err(why)),
-                None if !shared.roster.is_read() => continue,
-                None => (Lane::Failing, Err("it is not in the inventory any more".to_owned())),
-            };
-            let places = if lane == Lane::Failing { &mut failing } else { &mut free };
-            let place = (lane, host);
-            if *places == 0 || busy.contains_key(&place) {
-                continue;
-            }
-            *places -= 1;
-            let taken = place.clone();
-            let task =
-                Task { shared: Arc::clone(shared), host: place.1.clone(), wanted, link: found };
-            let call = calls.spawn(async move {
-                task.run(way).await;
-                place
-            });
-            busy.insert(taken, call.id());
+        Self {
+            shared,
+            tasks: JoinSet::new(),
+            busy: BTreeMap::new(),
+            crowded: false,
+            pushes: Arc::new(Semaphore::new(most)),
+            revocations: Arc::new(Semaphore::new(most)),
+            failures: Arc::new(Semaphore::new(FAILING)),
         }
     }
-    let next = store.next_due(now).await?;
-    let wait = |next: i64| u64::try_from(next.saturating_sub(now_ms())).unwrap_or(0);
-    Ok(next.map_or(LOOK, |next| Duration::from_millis(wait(next))))
+
+    /// Takes note of an end. Returns whether something may be due now that was not begun.
+    fn ended(&mut self, done: Result<Done, JoinError>) -> bool {
+        match done {
+            Ok(Done { place, again }) => {
+                self.busy.remove(&place);
+                again || self.crowded
+            }
+            Err(error) => {
+                tracing::error!(%error, "a delivery ended by a defect; it is tried again");
+                self.busy.retain(|_, task| *task != error.id());
+                true
+            }
+        }
+    }
+
+    /// Begins what is due and has a place. Returns when more is due.
+    async fn round(&mut self) -> Result<Duration, FleetError> {
+        let shared = Arc::clone(&self.shared);
+        let (store, now) = (shared.outbox.store(), now_ms());
+        self.crowded = false;
+        for wanted in [Wanted::Revoke, Wanted::Grant] {
+            let mut of_host: Vec<Delivery> = Vec::new();
+            let each = |row: Result<Delivery, StoreError>| {
+                let row = match row {
+                    Ok(row) => row,
+                    Err(error) => {
+                        tracing::error!(%error, "a row of the outbox cannot be read");
+                        return;
+                    }
+                };
+                if of_host.first().is_some_and(|first| first.host != row.host) {
+                    self.start(wanted, mem::take(&mut of_host));
+                }
+                match of_host.len() < BATCH {
+                    true => of_host.push(row),
+                    false => self.crowded = true,
+                }
+            };
+            store.each_due(wanted, now, ROUND, each).await?;
+            self.start(wanted, of_host);
+        }
+        let next = store.next_due(now).await?;
+        let wait = |next: i64| u64::try_from(next.saturating_sub(now_ms())).unwrap_or(0);
+        Ok(next.map_or(LOOK, |next| Duration::from_millis(wait(next))))
+    }
+
+    /// Begins what one host has to hear, if it has a place.
+    fn start(&mut self, wanted: Wanted, rows: Vec<Delivery>) {
+        let Some(host) = rows.first().map(|row| row.host.clone()) else { return };
+        let shared = &self.shared;
+        let link = shared.roster.find(&host).map(|(_, link)| link);
+        let (lane, places) = match wanted {
+            Wanted::Grant => (Lane::Push, &self.pushes),
+            Wanted::Revoke => (Lane::Revoke, &self.revocations),
+        };
+        let (lane, places) = match link.as_ref().map(|link| link.line()) {
+            Some(Line::Connecting) => return,
+            Some(Line::Up(_)) => (lane, places),
+            None if !shared.roster.is_read() => return,
+            Some(Line::Down(_)) | None => (Lane::Failing, &self.failures),
+        };
+        let place = (lane, host);
+        if self.busy.len() >= UNDER_WAY || self.busy.contains_key(&place) {
+            self.crowded = true;
+            return;
+        }
+        let (taken, places) = (place.clone(), Arc::clone(places));
+        let task = Task { shared: Arc::clone(shared), host: place.1.clone(), link };
+        let task = self.tasks.spawn(async move {
+            let free = places.acquire_owned().await.expect("nobody closes it");
+            let again = task.run(wanted, rows, free).await;
+            Done { place, again }
+        });
+        self.busy.insert(taken, task.id());
+    }
 }
 
 /// What is delivered to one host in one call.
 struct Task {
     shared: Arc<Shared>,
     host: String,
-    wanted: Wanted,
     link: Option<Arc<Link>>,
 }
 
 impl Task {
-    async fn run(self, way: Result<Agent, String>) {
+    /// Delivers, and has the answers written. `call`: the place of the call, which others get as soon as
+    /// the host has answered. Returns whether something is to be tried again.
+    async fn run(self, wanted: Wanted, rows: Vec<Delivery>, call: OwnedSemaphorePermit) -> bool {
+        // It may have waited for its place.
+        let way = match self.link.as_ref().map(|link| link.line()) {
+            Some(Line::Connecting) => return true,
+            Some(Line::Up(agent)) => Ok(agent),
+            Some(Line::Down(why)) => Err(why),
+            None => Err("it is not in the inventory any more".to_owned()),
+        };
         let done = async {
-            let rows = self.shared.outbox.store();
-            let rows = rows.due_for(&self.host, self.wanted, now_ms(), BATCH).await?;
-            match (way, self.wanted) {
+            let heard = match (way, wanted) {
                 (Err(why), _) => {
                     if let Some(link) = &self.link {
                         link.want();
                     }
-                    self.failed(&rows, &why).await
+                    let failed = failures(&rows, &why);
+                    self.shared.outbox.hear(failed).await?;
+                    return Ok(true);
                 }
-                (Ok(agent), Wanted::Grant) => self.push(agent, rows).await,
+                (Ok(agent), Wanted::Grant) => self.push(agent, rows).await?,
                 (Ok(agent), Wanted::Revoke) => self.revoke(agent, &rows).await,
-            }
+            };
+            drop(call);
+            let again = heard.iter().any(|one| matches!(one.what, What::Failed { .. }));
+            self.shared.outbox.hear(heard).await?;
+            Ok::<_, FleetError>(again)
         };
-        if let Err(error) = done.await {
-            tracing::warn!(%error, host = self.host, "an answer was not stored; it is asked again");
-            // The rows stay due: not without a pause.
-            tokio::time::sleep(Duration::from_secs(1)).await;
+        match done.await {
+            Ok(again) => again,
+            Err(error) => {
+                tracing::warn!(%error, host = self.host, "an answer was not stored; it is asked again");
+                // The rows stay due: not without a pause.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                true
+            }
         }
     }
 
-    async fn push(&self, mut agent: Agent, rows: Vec<Delivery>) -> Result<(), FleetError> {
+    async fn push(&self, mut agent: Agent, rows: Vec<Delivery>) -> Result<Vec<Heard>, FleetError> {
         if self.is_disputed().await? {
             let why = "two machines are connected as this host: nothing is opened there until somebody has \
                        looked, and cleared the alarm on the page of the host";
-            return self.failed(&rows, why).await;
+            return Ok(failures(&rows, why));
         }
         let (mut sent, mut envelopes, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut heard = Vec::new();
         for row in rows {
-            let grant = self.shared.outbox.store().grant(&row.grant_id).await?;
-            let signed = grant.and_then(|grant| Some((grant.part, grant.envelope?)));
-            let Some((part, envelope)) = signed else {
+            let store = self.shared.outbox.store();
+            let Some(signed) = self.shared.signed.find(store, &row.grant_id).await? else {
                 heard.push(failure(&row, "its grant is not signed"));
                 continue;
             };
+            let Signed { envelope, begins_ms } = signed;
             bytes += envelope.encoded_len();
             if bytes > BATCH_BYTES && !envelopes.is_empty() {
                 break;
             }
             envelopes.push(envelope);
-            sent.push((row, part.not_before_ms));
+            sent.push((row, begins_ms));
         }
         if !envelopes.is_empty() {
             match agent.push_batch(envelopes).await {
@@ -205,10 +288,10 @@ impl Task {
                 }
             }
         }
-        self.shared.outbox.hear(heard).await
+        Ok(heard)
     }
 
-    async fn revoke(&self, mut agent: Agent, rows: &[Delivery]) -> Result<(), FleetError> {
+    async fn revoke(&self, mut agent: Agent, rows: &[Delivery]) -> Vec<Heard> {
         let mut heard = Vec::new();
         for (number, row) in rows.iter().enumerate() {
             let id: Option<GrantId> = row.grant_id.parse().ok();
@@ -231,7 +314,7 @@ impl Task {
                 }
             }
         }
-        self.shared.outbox.hear(heard).await
+        heard
     }
 
     /// Whether two machines are this host, and nobody has looked yet.
@@ -252,11 +335,10 @@ impl Task {
         }
         error.to_string()
     }
+}
 
-    async fn failed(&self, rows: &[Delivery], trouble: &str) -> Result<(), FleetError> {
-        let heard = rows.iter().map(|row| failure(row, trouble)).collect();
-        self.shared.outbox.hear(heard).await
-    }
+fn failures(rows: &[Delivery], trouble: &str) -> Vec<Heard> {
+    rows.iter().map(|row| failure(row, trouble)).collect()
 }
 
 /// What a host's outcome for one grant means. `begins_ms`: when the grant begins.

@@ -1,7 +1,9 @@
 //! How one host is reached: its address as the inventory has it, with the controller's certificate.
 
+use std::sync::Arc;
+
 use jit_client::{
-    Agent, CallError, Credentials, Target,
+    Agent, Budget, CallError, Credentials, Target,
     target::{Tls, Way, split_address},
 };
 use rustls_pki_types::ServerName;
@@ -14,6 +16,7 @@ use crate::model::Host;
 pub(super) struct Dialer {
     settings: Settings,
     credentials: Credentials,
+    answers: Arc<Budget>,
     /// For hosts that nobody waits for.
     routine: Semaphore,
     /// For those that something is to be delivered to: they do not wait for the others.
@@ -21,10 +24,12 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    pub(super) fn new(settings: &Settings) -> Result<Self, CallError> {
+    /// `answers`: room for large answers.
+    pub(super) fn new(settings: &Settings, answers: &Arc<Budget>) -> Result<Self, CallError> {
         let Settings { ca, certificate, key, dials_at_once, .. } = settings;
         Ok(Self {
             credentials: Credentials::read(ca, certificate, key)?,
+            answers: Arc::clone(answers),
             settings: settings.clone(),
             routine: Semaphore::new(*dials_at_once),
             urgent: Semaphore::new(dials_at_once.div_ceil(2)),
@@ -37,7 +42,7 @@ impl Dialer {
             .map_err(|why| CallError::Unavailable(format!("the address of {}: {why}", host.id)))?;
         let places = if urgent { &self.urgent } else { &self.routine };
         let _place = places.acquire().await.expect("nobody closes it");
-        Agent::connect_as(&target, &self.credentials).await
+        Agent::connect_as(&target, &self.credentials, &self.answers).await
     }
 }
 

@@ -56,6 +56,8 @@ pub(super) struct Follower {
     used_at: Option<Instant>,
     /// What was ended on the host since it was asked last.
     endings: Endings,
+    /// Why the last connection that the agent has made ended; empty: it has made none.
+    ended: String,
     /// The connection of another machine that is this host, too. It stays, and nothing is asked of it.
     rival: Option<Connection>,
     /// The one that another connection of the same boot replaced.
@@ -83,6 +85,7 @@ impl Follower {
             uses,
             used_at: None,
             endings,
+            ended: String::new(),
             rival: None,
             former: None,
         }
@@ -123,7 +126,8 @@ impl Follower {
                     self.shared.roster.silent(&self.host.id);
                     next = self.rival.take();
                     match why {
-                        End::Closed(_) if failed < 2 || self.host.address.is_empty() => {
+                        End::Closed(why) if failed < 2 || self.host.address.is_empty() => {
+                            self.ended = why;
                             self.link.set(Line::Connecting);
                         }
                         End::Closed(why) => self.down(&why).await,
@@ -162,9 +166,14 @@ impl Follower {
         if self.host.address.is_empty() {
             let arrived = timeout(CONNECTS, self.link.arrival()).await;
             return arrived.map_err(|_| {
-                "its agent has not connected to this hub, and the inventory has no address of it: \
-                 look at [uplink] there, and at the page Health for connections that were refused"
-                    .to_owned()
+                let before = match self.ended.as_str() {
+                    "" => String::new(),
+                    why => format!(" (its last connection ended: {why})"),
+                };
+                format!(
+                    "its agent has not connected to this hub{before}, and the inventory has no address \
+                     of it: look at [uplink] there, and at the page Health for connections that were refused"
+                )
             });
         }
         tokio::select! {

@@ -14,10 +14,20 @@ use crate::model::Host;
 /// The hosts that are followed.
 #[derive(Default)]
 pub(super) struct Roster {
-    entries: Mutex<BTreeMap<String, Entry>>,
+    entries: Mutex<Entries>,
     /// Ids by the names that certificates may bear, in small letters.
-    by_name: Mutex<BTreeMap<String, BTreeSet<String>>>,
+    by_name: Mutex<Index>,
     read: AtomicBool,
+}
+
+/// Ids of hosts by a name.
+type Index = BTreeMap<String, BTreeSet<String>>;
+
+#[derive(Default)]
+struct Entries {
+    by_id: BTreeMap<String, Entry>,
+    /// Hosts by the id that their agent named last.
+    by_named: Index,
 }
 
 struct Entry {
@@ -39,7 +49,7 @@ pub(super) struct Clone {
 }
 
 impl Roster {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -56,24 +66,24 @@ impl Roster {
         let link = Arc::new(Link::default());
         let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         for name in names_of(&host) {
-            by_name.entry(name).or_default().insert(host.id.clone());
+            enter(&mut by_name, &name, &host.id);
         }
         drop(by_name);
-        let entry = Entry { host, link: Arc::clone(&link), named: None };
-        self.lock().insert(entry.host.id.clone(), entry);
+        let entry = Entry { host: Arc::clone(&host), link: Arc::clone(&link), named: None };
+        let mut entries = self.lock();
+        entries.name(&host.id, None);
+        entries.by_id.insert(host.id.clone(), entry);
         link
     }
 
     pub(super) fn remove(&self, id: &str) {
-        let Some(entry) = self.lock().remove(id) else { return };
+        let mut entries = self.lock();
+        entries.name(id, None);
+        let Some(entry) = entries.by_id.remove(id) else { return };
+        drop(entries);
         let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         for name in names_of(&entry.host) {
-            if let Some(ids) = by_name.get_mut(&name) {
-                ids.remove(id);
-                if ids.is_empty() {
-                    by_name.remove(&name);
-                }
-            }
+            leave(&mut by_name, &name, id);
         }
     }
 
@@ -86,7 +96,7 @@ impl Roster {
     /// The host with this id, and its connection.
     pub(super) fn find(&self, id: &str) -> Option<(Arc<Host>, Arc<Link>)> {
         let entries = self.lock();
-        entries.get(id).map(|entry| (Arc::clone(&entry.host), Arc::clone(&entry.link)))
+        entries.by_id.get(id).map(|entry| (Arc::clone(&entry.host), Arc::clone(&entry.link)))
     }
 
     /// The agent of this host named an id. Returns other agents that name the same one: two machines.
@@ -95,18 +105,16 @@ impl Roster {
     /// no clone.
     pub(super) fn names(&self, host: &str, id: &str, started_ms: i64) -> Vec<Clone> {
         let mut entries = self.lock();
-        if let Some(entry) = entries.get_mut(host) {
-            entry.named = Some((id.to_owned(), started_ms));
-        }
-        let Some(right) = entries.get(id).filter(|entry| names(entry, id)) else {
+        entries.name(host, Some((id, started_ms)));
+        let Some(right) = entries.by_id.get(id).filter(|entry| names(entry, id)) else {
             return Vec::new();
         };
-        let others =
-            |other: &&Entry| other.host.id != id && names(other, id) && other.named != right.named;
         let mut clones = Vec::new();
         // All others when the right one answers; otherwise only this one.
-        for other in entries.values().filter(others) {
-            if host == id || other.host.id == host {
+        let others = entries.by_named.get(id).into_iter().flatten();
+        let others = others.filter(|other| *other != id && (host == id || *other == host));
+        for other in others.filter_map(|other| entries.by_id.get(other)) {
+            if other.named != right.named {
                 clones.push(Clone {
                     host: id.to_owned(),
                     addresses: [right.host.address.clone(), other.host.address.clone()],
@@ -119,8 +127,33 @@ impl Roster {
 
     /// The agent of this host does not answer any more.
     pub(super) fn silent(&self, host: &str) {
-        if let Some(entry) = self.lock().get_mut(host) {
-            entry.named = None;
+        self.lock().name(host, None);
+    }
+}
+
+impl Entries {
+    /// The agent of this host names this id from now on; `None`: it says nothing.
+    fn name(&mut self, host: &str, named: Option<(&str, i64)>) {
+        let Some(entry) = self.by_id.get_mut(host) else { return };
+        if let Some((before, _)) = &entry.named {
+            leave(&mut self.by_named, before, host);
+        }
+        entry.named = named.map(|(id, started_ms)| (id.to_owned(), started_ms));
+        if let Some((id, _)) = named {
+            enter(&mut self.by_named, id, host);
+        }
+    }
+}
+
+fn enter(index: &mut Index, name: &str, id: &str) {
+    index.entry(name.to_owned()).or_default().insert(id.to_owned());
+}
+
+fn leave(index: &mut Index, name: &str, id: &str) {
+    if let Some(ids) = index.get_mut(name) {
+        ids.remove(id);
+        if ids.is_empty() {
+            index.remove(name);
         }
     }
 }

@@ -50,6 +50,7 @@ pub(super) fn open() -> (Sender<Note>, Receiver<Note>) {
 pub(super) async fn run(outbox: Outbox, mut notes: Receiver<Note>) {
     let mut batch = Vec::with_capacity(BATCH);
     while notes.recv_many(&mut batch, BATCH).await > 0 {
+        batch = together(batch);
         while let Err(error) = write_all(&outbox, &batch).await {
             tracing::warn!(%error, hosts = batch.len(), "what hosts answered could not be stored");
             if matches!(error, StoreError::Corrupt { .. }) {
@@ -65,6 +66,39 @@ pub(super) async fn run(outbox: Outbox, mut notes: Receiver<Note>) {
     }
 }
 
+/// The same notes: those of one host that go into one are one.
+fn together(notes: Vec<Note>) -> Vec<Note> {
+    let mut left: Vec<Note> = Vec::with_capacity(BATCH);
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    for note in notes {
+        let before = places.get(&note.host).and_then(|place| left.get_mut(*place));
+        match before {
+            Some(before) if before.takes(&note) => before.take(note),
+            _ => {
+                places.insert(note.host.clone(), left.len());
+                left.push(note);
+            }
+        }
+    }
+    left
+}
+
+impl Note {
+    /// Whether both are one: nothing of the first is lost by what the second one says.
+    const fn takes(&self, next: &Self) -> bool {
+        (self.observed.is_none() || next.observed.is_none())
+            && (self.head.is_none() || next.head.is_none())
+    }
+
+    fn take(&mut self, next: Self) {
+        self.observed = self.observed.take().or(next.observed);
+        self.head = self.head.take().or(next.head);
+        self.alarms.extend(next.alarms);
+        self.uses.extend(next.uses);
+        self.back |= next.back;
+    }
+}
+
 async fn write_all(outbox: &Outbox, notes: &[Note]) -> Result<(), StoreError> {
     let mut turn = outbox.begin().await?;
     for note in notes {
@@ -75,7 +109,8 @@ async fn write_all(outbox: &Outbox, notes: &[Note]) -> Result<(), StoreError> {
 
 async fn write(tx: &mut Tx, note: &Note) -> Result<(), StoreError> {
     // A host that was removed meanwhile has no row any more.
-    let Some(mut stored) = hosts::lock_observed(tx, &note.host).await? else { return Ok(()) };
+    let Some(before) = hosts::lock_observed(tx, &note.host).await? else { return Ok(()) };
+    let mut stored = before.clone();
     let now_ms = now_ms();
     if note.back {
         deliveries::host_is_back(tx, &note.host, now_ms).await?;
@@ -107,7 +142,10 @@ async fn write(tx: &mut Tx, note: &Note) -> Result<(), StoreError> {
             audit::append(tx, now_ms, &Record::new(Code::HostAlarm, "", BY, record)).await?;
         }
     }
-    hosts::set_observed(tx, &note.host, &stored).await
+    if stored != before {
+        hosts::set_observed(tx, &note.host, &stored).await?;
+    }
+    Ok(())
 }
 
 async fn keep_head(
@@ -139,4 +177,38 @@ async fn keep_head(
     stored.audit_head = format!("{}:{}", new.head.seq, new.head.hash);
     stored.audit_key.clone_from(&new.key);
     Ok(alarm)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_of_one_host_are_one_unless_something_of_them_would_be_lost() {
+        let note = |host: &str| Note { host: host.into(), ..Note::default() };
+        let seen = |host: &str, seen_ms| {
+            let observed = Some(Observed { seen_ms, ..Observed::default() });
+            Note { observed, ..note(host) }
+        };
+        let notes = vec![
+            seen("a", 1),
+            seen("b", 2),
+            Note { back: true, ..note("a") },
+            Note { uses: [("g".to_owned(), 3)].into(), ..note("a") },
+            seen("a", 4),
+            Note { back: true, ..note("b") },
+        ];
+        let left = together(notes);
+        let shown: Vec<_> = left
+            .iter()
+            .map(|note| {
+                let seen_ms = note.observed.as_ref().map(|seen| seen.seen_ms);
+                (note.host.as_str(), seen_ms, note.back, note.uses.len())
+            })
+            .collect();
+        assert_eq!(
+            shown,
+            [("a", Some(1), true, 1), ("b", Some(2), true, 0), ("a", Some(4), false, 0)]
+        );
+    }
 }

@@ -10,6 +10,9 @@ use serde::Deserialize;
 
 use super::uplink::HubSettings;
 
+/// Room for large answers: the lists of a million grants.
+const ANSWERS: usize = 256 * 1024 * 1024;
+
 /// `[agents]` as it stands in the file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,12 +50,14 @@ pub struct Settings {
     pub dials_at_once: usize,
     /// Hosts that get something delivered at the same time.
     pub hosts_at_once: usize,
+    /// Bytes of large answers of all hosts that are held at the same time.
+    pub answers: usize,
     /// Where agents dial in; `None`: nowhere.
     pub hub: Option<HubSettings>,
 }
 
 impl Settings {
-    /// With these files, and what is good for a few thousand hosts.
+    /// With these files, and what is good for ten thousand hosts.
     pub const fn new(ca: PathBuf, certificate: PathBuf, key: PathBuf) -> Self {
         Self {
             ca,
@@ -61,7 +66,8 @@ impl Settings {
             follow_every: Duration::from_secs(30),
             timeout: Duration::from_secs(10),
             dials_at_once: 128,
-            hosts_at_once: 64,
+            hosts_at_once: 1024,
+            answers: ANSWERS,
             hub: None,
         }
     }

@@ -1,6 +1,9 @@
 //! The outbox: what hosts must still hear, and what they have answered. One row a host and grant.
 
-use sqlx::{Row as _, any::AnyRow, query};
+use std::collections::BTreeSet;
+
+use futures_util::TryStreamExt as _;
+use sqlx::{AssertSqlSafe, Row as _, any::AnyRow, query};
 
 use super::{Store, StoreError, Tx};
 use crate::model::{Answer, state::Tally};
@@ -10,6 +13,8 @@ pub const AFTER_END_MS: i64 = 60_000;
 /// Before a grant is sent again that a host has lost: this time for each attempt before, at most the other.
 const LOST_AGAIN_MS: i64 = 10_000;
 const LOST_MOST_MS: i64 = 300_000;
+/// Hosts of one statement that keeps the answers of many.
+const TOGETHER: usize = 64;
 /// A grant whose end is so near is not looked for on its host.
 const ENDS_SOON_MS: i64 = 2_000;
 
@@ -119,39 +124,26 @@ impl Store {
         rows.iter().map(delivery).collect()
     }
 
-    /// Hosts for which something of this kind is due, those that wait longest first; at most `most`.
+    /// Gives what of this kind is due to `take`, row by row, at most `most` of them: what waits longest
+    /// first, and of one moment all of a host together. A row that cannot be read is an error of its own.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn hosts_due(
+    pub async fn each_due(
         &self,
         wanted: Wanted,
         now_ms: i64,
         most: u32,
-    ) -> Result<Vec<String>, StoreError> {
-        let rows = "SELECT host, MIN(next_ms) AS due_ms FROM delivery WHERE pending = 1 \
-                    AND next_ms <= $1 AND until_ms > $1 AND wanted = $2 \
-                    GROUP BY host ORDER BY due_ms, host LIMIT $3";
+        mut take: impl FnMut(Result<Delivery, StoreError>),
+    ) -> Result<(), StoreError> {
+        let rows = "SELECT * FROM delivery WHERE pending = 1 AND next_ms <= $1 AND until_ms > $1 \
+                    AND wanted = $2 ORDER BY next_ms, host, grant_id LIMIT $3";
         let rows = query(rows).bind(now_ms).bind(wanted.word()).bind(i64::from(most));
-        let rows = rows.fetch_all(self.pool()).await?;
-        rows.iter().map(|row| Ok(row.try_get("host")?)).collect()
-    }
-
-    /// What of this kind is due for a host, the oldest first; at most `most`.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn due_for(
-        &self,
-        host: &str,
-        wanted: Wanted,
-        now_ms: i64,
-        most: u32,
-    ) -> Result<Vec<Delivery>, StoreError> {
-        let rows = "SELECT * FROM delivery WHERE host = $1 AND pending = 1 AND wanted = $2 \
-                    AND next_ms <= $3 AND until_ms > $3 ORDER BY grant_id LIMIT $4";
-        let rows = query(rows).bind(host).bind(wanted.word()).bind(now_ms).bind(i64::from(most));
-        rows.fetch_all(self.pool()).await?.iter().map(delivery).collect()
+        let mut rows = rows.fetch(self.pool());
+        while let Some(row) = rows.try_next().await? {
+            take(delivery(&row));
+        }
+        Ok(())
     }
 
     /// One host's part of a grant.
@@ -318,6 +310,17 @@ pub async fn stop(
     Ok(())
 }
 
+/// What a host says to what it must hear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Said<'s> {
+    /// In one word.
+    pub answer: &'s str,
+    /// Its reason word.
+    pub word: &'s str,
+    /// Its sentence.
+    pub detail: &'s str,
+}
+
 /// Keeps a host's answer, if it is to what the host must hear now: an answer to the grant that comes
 /// after a revocation was asked for changes nothing. Returns whether it was kept.
 ///
@@ -331,20 +334,45 @@ pub async fn answered(
     detail: &str,
     now_ms: i64,
 ) -> Result<bool, StoreError> {
-    let update = "UPDATE delivery SET pending = 0, answer = $4, word = $5, detail = $6, trouble = '', \
-                  trouble_since_ms = 0, answered_ms = $7 \
-                  WHERE grant_id = $1 AND host = $2 AND wanted = $3";
-    let done = query(update)
-        .bind(of.grant_id.as_str())
-        .bind(of.host.as_str())
-        .bind(of.wanted.word())
-        .bind(answer.word())
-        .bind(word)
-        .bind(detail)
-        .bind(now_ms)
-        .execute(&mut **tx)
-        .await?;
-    Ok(done.rows_affected() == 1)
+    let said = Said { answer: answer.word(), word, detail };
+    let kept = answered_alike(tx, (&of.grant_id, of.wanted), &[&of.host], said, now_ms).await?;
+    Ok(!kept.is_empty())
+}
+
+/// Keeps the same answer of several hosts to the same grant, as [`answered`] does. Returns the hosts whose
+/// answer was kept.
+///
+/// # Errors
+/// Those of the database.
+pub async fn answered_alike(
+    tx: &mut Tx,
+    (grant_id, wanted): (&str, Wanted),
+    hosts: &[&str],
+    said: Said<'_>,
+    now_ms: i64,
+) -> Result<BTreeSet<String>, StoreError> {
+    let mut kept = BTreeSet::new();
+    let Said { answer, word, detail } = said;
+    // Of two sizes only: the database keeps the plan of each statement.
+    let size = if hosts.len() == 1 { 1 } else { TOGETHER };
+    let places: Vec<_> = (7..7 + size).map(|place| format!("${place}")).collect();
+    let update = format!(
+        "UPDATE delivery SET pending = 0, answer = $1, word = $2, detail = $3, trouble = '', \
+         trouble_since_ms = 0, answered_ms = $4 WHERE grant_id = $5 AND wanted = $6 \
+         AND host IN ({}) RETURNING host",
+        places.join(", ")
+    );
+    for some in hosts.chunks(size) {
+        // Only numbers of places are put in. Places that are left get the last host again.
+        let rows = query(AssertSqlSafe(update.clone())).bind(answer).bind(word).bind(detail);
+        let rows = rows.bind(now_ms).bind(grant_id).bind(wanted.word());
+        let last = some.iter().chain(some.last().into_iter().cycle()).take(size);
+        let rows = last.fold(rows, |rows, host| rows.bind(*host));
+        for row in rows.fetch_all(&mut **tx).await? {
+            kept.insert(row.try_get("host")?);
+        }
+    }
+    Ok(kept)
 }
 
 /// The host no longer holds what it had accepted: it is sent again, at once the first time, and later each

@@ -9,7 +9,7 @@ use std::{
 };
 
 use jit_client::ca::Names;
-use jit_controller::{model::Answer, store::hosts};
+use jit_controller::{fleet::Settings, model::Answer, store::hosts};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
 use self::{
@@ -159,7 +159,7 @@ async fn an_agent_that_names_another_id_than_its_certificate_is_not_used() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_connections_of_one_network_keep_no_other_out() {
-    let few = |hub: &mut jit_controller::fleet::HubSettings| hub.handshakes = 8;
+    let few = |settings: &mut Settings| settings.hub.as_mut().unwrap().handshakes = 8;
     let world = World::with(sqlite().await, &[("web-1", "")], few).await;
     let mut silent = Vec::new();
     for _ in 0..50 {
@@ -263,4 +263,36 @@ async fn after_a_restart_all_agents_are_back_within_15_seconds_and_nothing_is_lo
     }
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     assert!(agents.iter().all(|agent| agent.pushes() == 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_are_too_large_together_cost_nobody_else_his() {
+    const MIB: usize = 1024 * 1024;
+    let ids: Vec<_> = (0..8).map(|number| format!("hostile-{number}")).collect();
+    let hosts = ids.iter().map(String::as_str).chain(["web-1", "large-1"]);
+    let hosts: Vec<_> = hosts.map(|id| (id, "")).collect();
+    let little = |settings: &mut Settings| settings.answers = MIB;
+    let world = World::with(sqlite().await, &hosts, little).await;
+    let mut closed = Vec::new();
+    for id in &ids {
+        let agent = Double::new(id, id);
+        agent.heard.text.store(2 * MIB, Ordering::SeqCst);
+        closed.push(agent.dial(world.hub, world.client(&of_host(id))).await.unwrap());
+    }
+    let agent = Double::new("web-1", "a");
+    agent.dial(world.hub, world.client(&of_host("web-1"))).await.unwrap();
+    world.up("web-1").await;
+    let request = world.request("web-1").await;
+    world.until("opened", async || world.delivery(&request).await.answer == Answer::Open).await;
+    for closed in &mut closed {
+        assert!(is_closed(closed).await);
+    }
+    for id in &ids {
+        assert_eq!(world.observed(id).await.connected_ms, 0);
+    }
+    // What they took is free again: one large answer has its room.
+    let agent = Double::new("large-1", "b");
+    agent.heard.text.store(MIB * 7 / 8, Ordering::SeqCst);
+    agent.dial(world.hub, world.client(&of_host("large-1"))).await.unwrap();
+    world.up("large-1").await;
 }

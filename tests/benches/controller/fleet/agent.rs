@@ -53,7 +53,12 @@ impl Agent {
         match self.admit(envelope) {
             Ok((id, reason)) => {
                 let grant_id = id.0.to_vec().into();
-                v1::Outcome { reason: reason.into(), accepted: true, grant_id, ..Default::default() }
+                v1::Outcome {
+                    reason: reason.into(),
+                    accepted: true,
+                    grant_id,
+                    ..Default::default()
+                }
             }
             Err(Refused { refusal, detail, .. }) => {
                 self.board.refused(&format!("{}: {detail}", refusal.word()));
@@ -103,8 +108,11 @@ impl State {
         let Some(reader) = &self.reader else { return };
         let grant_id = id.0.to_vec().into();
         let event = v1::GrantEvent { kind: kind.into(), grant_id, ..Default::default() };
-        let event =
-            v1::Event { cursor: "bench-1".into(), what: Some(What::Grant(event)), ..Default::default() };
+        let event = v1::Event {
+            cursor: "bench-1".into(),
+            what: Some(What::Grant(event)),
+            ..Default::default()
+        };
         // Nobody may read any more.
         let _gone = reader.send(event);
     }

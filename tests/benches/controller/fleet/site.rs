@@ -19,10 +19,8 @@ use super::{
 };
 
 /// Where the hub listens.
-pub(super) const HUB: SocketAddr = SocketAddr::new(
-    std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
-    7444,
-);
+pub(super) const HUB: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7444);
 const DAY: Duration = Duration::from_secs(86_400);
 /// What a stage sets for tests with few hosts: here what a controller does by itself is measured.
 const OF_TESTS: &str = "follow_every = \"2s\"\ntimeout = \"5s\"\n";
@@ -79,7 +77,8 @@ fn add_hub(stage: &Stage, authority: &Authority) {
     assert!(text.contains(OF_TESTS), "{text}");
     let limits = "[signer.limits]\nhosts_a_request = 10000\n";
     let text = text.replacen(OF_TESTS, "", 1).replacen("[signer.limits]\n", limits, 1);
-    let hub = format!("\n[hub]\nlisten = \"{HUB}\"\ncertificate = \"hub.pem\"\nkey = \"hub.key\"\n");
+    let hub =
+        format!("\n[hub]\nlisten = \"{HUB}\"\ncertificate = \"hub.pem\"\nkey = \"hub.key\"\n");
     fs::write(&file, text + &hub).unwrap();
 }
 

@@ -66,7 +66,8 @@ impl Swarm {
         roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
         let roots = Arc::new(roots);
         let tls = agents.iter().map(|agent| tls(authority, &roots, &agent.id)).collect();
-        let runtime = namespace.run(|| Builder::new_multi_thread().worker_threads(2).enable_all().build());
+        let runtime =
+            namespace.run(|| Builder::new_multi_thread().worker_threads(2).enable_all().build());
         Self { agents: agents.into_iter().map(Arc::new).collect(), tls, runtime: runtime.unwrap() }
     }
 

@@ -192,7 +192,7 @@ async fn take(shared: &Shared, hub: &Hub, tcp: TcpStream, peer: SocketAddr) -> R
     let host = identity::host(&Names::of(leaf), &tls.own, &shared.roster)?;
     let held = places(hub).hold(Sha256::digest(leaf).into())?;
     let stream = Counted { inner: stream, _held: held };
-    let agent = Agent::over_uplink(peer, stream, shared.settings.timeout);
+    let agent = Agent::over_uplink(peer, stream, shared.settings.timeout, &shared.answers);
     let agent = agent.await.map_err(|error| error.to_string())?;
     match shared.roster.find(&host) {
         Some(_) if *shared.draining.borrow() => return Err("this hub ends".into()),

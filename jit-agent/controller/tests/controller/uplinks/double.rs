@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -43,6 +43,8 @@ pub(super) struct Heard {
     /// Pushes are answered only after this time.
     pub(super) slow: AtomicBool,
     pub(super) begun: AtomicBool,
+    /// Bytes of a text in its status.
+    pub(super) text: AtomicUsize,
 }
 
 impl Double {
@@ -161,6 +163,7 @@ macro_rules! double {
             ) -> Result<Response<v1::StatusResponse>, Status> {
                 Ok(Response::new(v1::StatusResponse {
                     state: "enforcing".into(),
+                    problems: vec!["x".repeat(self.heard.text.load(Ordering::SeqCst))],
                     host: self.host.clone(),
                     boot_id: self.boot_id.clone(),
                     started_at_ms: 1,

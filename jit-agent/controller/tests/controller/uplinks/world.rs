@@ -71,7 +71,7 @@ impl World {
     pub(super) async fn with(
         database: Database,
         hosts: &[(&str, &str)],
-        change: impl FnOnce(&mut HubSettings),
+        change: impl FnOnce(&mut Settings),
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (authority, ca) = authority();
@@ -93,9 +93,8 @@ impl World {
         );
         settings.timeout = Duration::from_secs(5);
         settings.follow_every = Duration::from_secs(5);
-        let mut hub = HubSettings::new(([127, 0, 0, 1], 0).into(), &settings);
-        change(&mut hub);
-        settings.hub = Some(hub);
+        settings.hub = Some(HubSettings::new(([127, 0, 0, 1], 0).into(), &settings));
+        change(&mut settings);
         let store = Store::open(&database.url).await.unwrap();
         let desk = Desk::new(store, None, desk::Settings::default());
         let host = |(id, server_name): &(&str, &str)| Host {

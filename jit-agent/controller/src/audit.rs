@@ -92,7 +92,7 @@ pub async fn append_all(tx: &mut Tx, now_ms: i64, records: &[Record]) -> Result<
     }
     let (many, rest) = lines.as_chunks::<TOGETHER>();
     // Of two sizes only: the database keeps the plan of each statement.
-    for some in many.iter().map(<[_; _]>::as_slice).chain(rest.chunks(1)) {
+    for some in many.iter().map(<[_; TOGETHER]>::as_slice).chain(rest.chunks(1)) {
         insert(tx, now_ms, some).await?;
     }
     query("UPDATE audit_tip SET hash = $1 WHERE one = 1").bind(hash).execute(&mut **tx).await?;

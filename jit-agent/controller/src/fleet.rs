@@ -74,7 +74,7 @@ struct Shared {
     outbox: Outbox,
     dialer: Dialer,
     /// Room for large answers of hosts.
-    answers: Arc<Budget>,
+    room: Arc<Budget>,
     roster: Roster,
     settings: Settings,
     signed: SignedGrants,
@@ -117,11 +117,11 @@ impl Fleet {
         let hub = settings.hub.as_ref().map(Hub::bind).transpose()?;
         let (notes, noted) = scribe::open();
         let (outbox, answers) = Outbox::open(desk.clone());
-        let answers = Arc::new(Budget::new(settings.answers));
+        let room = Arc::new(Budget::new(settings.answers));
         let shared = Arc::new(Shared {
             outbox,
-            dialer: Dialer::new(settings, &answers)?,
-            answers,
+            dialer: Dialer::new(settings, &room)?,
+            room,
             roster: Roster::default(),
             settings: settings.clone(),
             signed: SignedGrants::default(),

@@ -34,6 +34,9 @@ const FEWER: Of = Of::Peer("jit-agent, 1,000 hosts");
 const PARSE: Of = Of::Peer("XDP, parse and drop");
 const DISK: Of = Of::Peer("the disk itself: 4 KiB and fdatasync");
 
+/// The table of the largest fleet.
+const FLEET: &str = "fleet, 10000 agents";
+
 const fn most(table: &'static str, row: &'static str, of: Of, bound: f64) -> Goal {
     Goal { table, row, of, bound: Bound::AtMost(bound) }
 }
@@ -76,6 +79,10 @@ const GOALS: &[Goal] = &[
     most("controller", "request to open, one host", Of::Value, 50.0),
     most("controller", "request to open, 200 hosts", Of::Value, 2_000.0),
     most("controller memory", "one host is followed", Of::Value, 80.0),
+    most(FLEET, "signed grant to the agent's answer, p99", Of::Value, 10.0),
+    most(FLEET, "the call that ends it, to closed on all", Of::Value, 1.0),
+    most(FLEET, "memory of the controller, each agent", Of::Value, 64.0),
+    most(FLEET, "killed, to all connected again", Of::Value, 15.0),
     most("lists", "", Of::Value, 50.0),
     most("pages", "", Of::Value, 100.0),
     most("page loads", "", Of::Value, 60.0),

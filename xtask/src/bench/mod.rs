@@ -61,7 +61,7 @@ enum Bench {
     Attack,
     /// Pushes, start, memory
     Control,
-    /// Requests to a controller with real hosts, its lists, pages and memory
+    /// Requests to a controller with real hosts, its lists, pages and memory, and a fleet that dials it
     Controller,
     /// Single steps of the agent
     Micro,

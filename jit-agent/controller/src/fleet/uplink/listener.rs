@@ -38,6 +38,9 @@ use super::{
 
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Connections that wait for a place for their handshake, in the kernel: after a restart all agents come back
+/// at about the same time.
+const BACKLOG: i32 = 4096;
 /// Between looks whether the hosts were read, after a start.
 const READ: Duration = Duration::from_millis(20);
 /// After a failed accept(2), such as one without a free file.
@@ -73,6 +76,7 @@ impl Hub {
             |why: io::Error| CallError::Files(format!("hub.listen, {}: {why}", settings.listen));
         let listener = std::net::TcpListener::bind(settings.listen).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
+        rustix::net::listen(&listener, BACKLOG).map_err(|error| failed(error.into()))?;
         let listener = TcpListener::from_std(listener).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let uplinks = Uplinks::new(settings);
@@ -142,8 +146,13 @@ pub(in super::super) async fn run(shared: Arc<Shared>, hub: Arc<Hub>, listener: 
     }
     let mut draining = shared.draining.subscribe();
     loop {
+        let next = async {
+            // Who is not taken yet waits, and is not sent away: an agent that is comes back much later.
+            hub.uplinks.places.free().await;
+            listener.accept().await
+        };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = next => accepted,
             _ = draining.wait_for(|draining| *draining) => break,
         };
         let (tcp, peer) = match accepted {
@@ -192,7 +201,7 @@ async fn take(shared: &Shared, hub: &Hub, tcp: TcpStream, peer: SocketAddr) -> R
     let host = identity::host(&Names::of(leaf), &tls.own, &shared.roster)?;
     let held = places(hub).hold(Sha256::digest(leaf).into())?;
     let stream = Counted { inner: stream, _held: held };
-    let agent = Agent::over_uplink(peer, stream, shared.settings.timeout, &shared.answers);
+    let agent = Agent::over_uplink(peer, stream, shared.settings.timeout, &shared.room);
     let agent = agent.await.map_err(|error| error.to_string())?;
     match shared.roster.find(&host) {
         Some(_) if *shared.draining.borrow() => return Err("this hub ends".into()),

@@ -92,6 +92,12 @@ impl Places {
         let _none = held.wait_for(|held| *held == 0).await;
     }
 
+    /// Waits until there is a place for a handshake.
+    pub(super) async fn free(&self) {
+        let mut shaking = self.shaking.subscribe();
+        let _free = shaking.wait_for(|shaking| *shaking < self.handshakes).await;
+    }
+
     /// A place for a handshake with this address; one network gets half of them.
     pub(super) fn handshake(self: &Arc<Self>, from: IpAddr) -> Result<Handshake, &'static str> {
         if !below(&self.shaking, self.handshakes) {
@@ -176,6 +182,18 @@ mod tests {
         assert!(places.handshake(from("2001:db8::1")).is_err());
         drop(first);
         assert!(places.handshake(from("192.0.2.3")).is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_place_gets_the_next_one_that_is_free() {
+        let places = Places::new(2, 9);
+        let first = places.handshake(from("192.0.2.1")).unwrap();
+        places.free().await;
+        let _second = places.handshake(from("198.51.100.1")).unwrap();
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(50), places.free());
+        assert!(waits.await.is_err());
+        drop(first);
+        places.free().await;
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::{
     messages::{Courier, Retry, bot::Bot, mail::Post},
     people::{People, oidc::Oidc},
     portal,
-    signer::{Signer, SignerError},
+    signer::{KeyInfo, Signer, SignerError},
     store::{Store, StoreError},
 };
 
@@ -242,9 +242,11 @@ async fn started(
     let fields = json!({ "version": version, "roles": Words(roles).to_string() });
     audit::append(&mut tx, now, &Record::new(Code::Started, "", desk::CONTROLLER, fields)).await?;
     if let Some(signer) = signer {
-        let keys: Vec<_> = signer.keys().into_iter().map(|key| key.key_id).collect();
-        let record =
-            Record::new(Code::SignerStarted, "", desk::CONTROLLER, json!({ "keys": keys }));
+        let ids = |keys: Vec<KeyInfo>| keys.into_iter().map(|key| key.key_id).collect::<Vec<_>>();
+        let fields = json!({
+            "keys": ids(signer.keys()), "revocation_keys": ids(signer.revocation_keys()),
+        });
+        let record = Record::new(Code::SignerStarted, "", desk::CONTROLLER, fields);
         audit::append(&mut tx, now, &record).await?;
     }
     tx.commit().await

@@ -25,6 +25,7 @@ mod link;
 mod narrower;
 mod protocol;
 mod refused;
+mod revocation;
 mod settings;
 
 use std::path::Path;
@@ -121,6 +122,18 @@ impl Signer {
     /// It refuses, or it must be tried again.
     pub async fn sign_policy(&self, payload: Vec<u8>) -> Result<Vec<v1::Signature>, SignerError> {
         self.signatures(protocol::Ask::Policy { payload }).await
+    }
+
+    /// Signs an encoded `jit.v1.Revocation` by each key that is for revocations. Who may close was decided
+    /// before.
+    ///
+    /// # Errors
+    /// It refuses, or it must be tried again.
+    pub async fn sign_revocation(
+        &self,
+        payload: Vec<u8>,
+    ) -> Result<Vec<v1::Signature>, SignerError> {
+        self.signatures(protocol::Ask::Revocation { payload }).await
     }
 
     /// Issues a certificate of a host. Whether it may be that host was decided before.

@@ -220,7 +220,8 @@ fn database_files(database: &Database) -> BTreeSet<PathBuf> {
 
 /// Files with secrets that the configuration names.
 fn secrets(config: &Config) -> BTreeSet<PathBuf> {
-    let keys = config.signer.keys.iter().filter_map(|key| match key {
+    let keys = config.signer.keys.iter().chain(&config.signer.revocation_keys);
+    let keys = keys.filter_map(|key| match key {
         KeySettings::Pem { file } => Some(file.clone()),
         KeySettings::Pkcs11 { pin_file, .. } => pin_file.clone(),
         KeySettings::Command { .. } | KeySettings::SshAgent { .. } => None,

@@ -103,8 +103,9 @@ impl Desk {
 
     /// Whether the signer of this process signs with this key.
     pub(super) fn is_own_key(&self, key_id: &str) -> bool {
-        let own = self.inner.signer.as_ref().map(|signer| signer.keys()).unwrap_or_default();
-        own.iter().any(|key| key.key_id == key_id)
+        let Some(signer) = &self.inner.signer else { return false };
+        let own = signer.keys().into_iter().chain(signer.revocation_keys());
+        own.into_iter().any(|key| key.key_id == key_id)
     }
 }
 

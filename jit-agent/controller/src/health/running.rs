@@ -9,6 +9,7 @@ use crate::{
     clock::moment,
     desk::Desk,
     model::{State, host::Condition},
+    signer::KeyInfo,
     store::{Page, StoreError},
 };
 
@@ -41,9 +42,15 @@ async fn signer(desk: &Desk, now_ms: i64, findings: &mut Findings) -> Result<(),
     if let Some(signer) = desk.signer() {
         match signer.pid() {
             Some(pid) => {
-                let keys: Vec<_> = signer.keys().into_iter().map(|key| key.key_id).collect();
-                findings
-                    .good(about, format!("process {pid} runs, with the key {}", keys.join(", ")));
+                let ids = |keys: Vec<KeyInfo>| {
+                    keys.into_iter().map(|key| key.key_id).collect::<Vec<_>>().join(", ")
+                };
+                let keys = ids(signer.keys());
+                findings.good(about, format!("process {pid} runs, with the key {keys}"));
+                let closing = ids(signer.revocation_keys());
+                if !closing.is_empty() {
+                    findings.good(about, format!("signs revocations with the key {closing}"));
+                }
             }
             None => findings.error(
                 about,

@@ -14,7 +14,7 @@ use crate::model::{
 };
 
 /// How much two clocks may differ, milliseconds.
-const SKEW_MS: i64 = 60_000;
+pub(super) const SKEW_MS: i64 = 60_000;
 /// The most people who must agree to one request, and the most decisions on it.
 const MAX_PEOPLE: u32 = 256;
 /// A request that was made before this time is not signed any more, milliseconds: its beginning is at

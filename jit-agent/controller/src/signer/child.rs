@@ -8,7 +8,7 @@ use std::{
 
 use jit_proto::{
     GrantId,
-    payload_type::{GRANT_TYPE, POLICY_TYPE},
+    payload_type::{GRANT_TYPE, POLICY_TYPE, REVOCATION_TYPE},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -22,6 +22,7 @@ use super::{
     limits::Rate,
     protocol::{self, Answer, Ask, FromSigner, ToSigner},
     refused::Refused,
+    revocation,
     settings::{Limits, Settings},
 };
 use crate::clock::now_ms;
@@ -57,7 +58,11 @@ fn serve() -> Result<(), String> {
             return Err(why);
         }
     };
-    protocol::write(&socket, &FromSigner::Ready(signer.keys.infos())).map_err(broken)?;
+    let ready = FromSigner::Ready {
+        keys: signer.keys.infos(),
+        revocation_keys: signer.revocation_keys.infos(),
+    };
+    protocol::write(&socket, &ready).map_err(broken)?;
     while let Some(message) = protocol::read(&socket).map_err(broken)? {
         let ToSigner::Ask { number, ask } = message else {
             return Err("it was opened twice".into());
@@ -83,6 +88,9 @@ struct Open {
     journal: Journal,
     keys: Keys,
     rate: Rate,
+    revocation_keys: Keys,
+    /// Of revocations: what opens holds up nothing that closes.
+    revocation_rate: Rate,
     /// Who issues certificates of hosts.
     authority: Option<Held>,
 }
@@ -91,17 +99,20 @@ impl Open {
     /// Opens journal and keys, then closes the process.
     fn new(settings: Settings) -> Result<Self, String> {
         settings.check().map_err(|error| error.to_string())?;
-        let Settings { journal, keys, limits, authority } = settings;
+        let Settings { journal, keys, revocation_keys, limits, authority } = settings;
         let journal = Journal::open(&journal, now_ms())?;
-        let needs = keys::needs(&keys);
-        let keys = Keys::open(&keys)?;
+        let needs = keys::needs(keys.iter().chain(&revocation_keys));
+        let keys = Keys::open(&keys, &[])?;
+        let revocation_keys = Keys::open(&revocation_keys, &keys.infos())?;
         let authority = authority.as_ref().map(Held::open).transpose()?;
         confine::close(needs).map_err(|error| format!("cannot close the process: {error}"))?;
         let most = limits.signatures_a_minute;
         // The signatures of a signer that was killed count too.
-        let before = journal.last_times(usize::try_from(most).unwrap_or(usize::MAX));
-        let rate = Rate::new(most, before);
-        Ok(Self { limits, journal, keys, rate, authority })
+        let count = usize::try_from(most).unwrap_or(usize::MAX);
+        let rate = |kinds| Rate::new(most, journal.last_times(kinds, count));
+        let (rate, revocation_rate) =
+            (rate(&[Kind::Grant, Kind::Policy]), rate(&[Kind::Revocation]));
+        Ok(Self { limits, journal, keys, rate, revocation_keys, revocation_rate, authority })
     }
 
     fn answer(&mut self, ask: Ask, now_ms: i64) -> Result<Answer, Lost> {
@@ -109,6 +120,7 @@ impl Open {
             Ask::Certificate(wish) => return Ok(self.certificate(&wish, now_ms)),
             Ask::Grant(request) => self.grant(&request, now_ms),
             Ask::Policy { payload } => self.policy(&payload, now_ms),
+            Ask::Revocation { payload } => self.revocation(&payload, now_ms),
         };
         match asked {
             Ok(signatures) => Ok(Answer::Signed(signatures)),
@@ -163,10 +175,22 @@ impl Open {
 
     fn policy(&mut self, payload: &[u8], now_ms: i64) -> Result<Vec<protocol::Signature>, Trouble> {
         check::policy(payload, &self.limits, now_ms)?;
-        let hash: [u8; 32] = Sha256::digest(payload).into();
-        let id = GrantId(hash.first_chunk().copied().unwrap_or_default());
-        let entry = Entry { kind: Kind::Policy, id, hash };
-        self.sign(&[entry], POLICY_TYPE, payload, now_ms)
+        self.sign(&[by_hash(Kind::Policy, payload)], POLICY_TYPE, payload, now_ms)
+    }
+
+    fn revocation(
+        &mut self,
+        payload: &[u8],
+        now_ms: i64,
+    ) -> Result<Vec<protocol::Signature>, Trouble> {
+        if self.revocation_keys.is_empty() {
+            let detail = "there are no [[signer.revocation_keys]] in the configuration".to_owned();
+            return Err(Refused { word: "no_revocation_keys", detail }.into());
+        }
+        revocation::check(payload, now_ms)?;
+        self.revocation_rate.take(now_ms).map_err(Trouble::TooFast)?;
+        self.journal.keep(&[by_hash(Kind::Revocation, payload)], now_ms)?;
+        signed(&mut self.revocation_keys, REVOCATION_TYPE, payload)
     }
 
     fn sign(
@@ -178,9 +202,24 @@ impl Open {
     ) -> Result<Vec<protocol::Signature>, Trouble> {
         self.rate.take(now_ms).map_err(Trouble::TooFast)?;
         self.journal.keep(entries, now_ms)?;
-        let signed = self.keys.sign(payload_type, payload).map_err(Trouble::Lost)?;
-        Ok(signed.into_iter().map(protocol::Signature::from).collect())
+        signed(&mut self.keys, payload_type, payload)
     }
+}
+
+/// An entry for bytes that have no id: a part of their own hash.
+fn by_hash(kind: Kind, payload: &[u8]) -> Entry {
+    let hash: [u8; 32] = Sha256::digest(payload).into();
+    let id = GrantId(hash.first_chunk().copied().unwrap_or_default());
+    Entry { kind, id, hash }
+}
+
+fn signed(
+    keys: &mut Keys,
+    payload_type: &str,
+    payload: &[u8],
+) -> Result<Vec<protocol::Signature>, Trouble> {
+    let signed = keys.sign(payload_type, payload).map_err(Trouble::Lost)?;
+    Ok(signed.into_iter().map(protocol::Signature::from).collect())
 }
 
 enum Trouble {

@@ -1,10 +1,10 @@
 //! What was signed: an append-only file in which each id has one hash for ever. A line is on disk before
 //! its signature is made, so nothing is signed twice with other bytes, wherever the process is killed.
 //!
-//! A line is `KIND ID SHA256 TIME CHECK`: a letter (`g` grant, `r` request, `p` policy, `f` floor), 16
-//! bytes as a ULID, 64 hex digits, milliseconds since the Unix epoch, and 16 hex digits over the check
-//! of the line before and this line. A last line that is not whole was never answered for, and is cut
-//! off; anything else that is wrong stops the signer.
+//! A line is `KIND ID SHA256 TIME CHECK`: a letter (`g` grant, `r` request, `p` policy, `c` revocation,
+//! which closes, `f` floor), 16 bytes as a ULID, 64 hex digits, milliseconds since the Unix epoch, and
+//! 16 hex digits over the check of the line before and this line. A last line that is not whole was
+//! never answered for, and is cut off; anything else that is wrong stops the signer.
 
 use std::{
     collections::HashMap,
@@ -39,6 +39,8 @@ pub(super) enum Kind {
     Policy,
     /// A request: who agreed to it, and when.
     Request,
+    /// A revocation: its payload, by a part of its own hash.
+    Revocation,
 }
 
 /// One id and its hash.
@@ -73,17 +75,23 @@ pub(super) struct Journal {
 }
 
 impl Kind {
+    /// Whether its id has the time at which it was made.
+    const fn has_time(self) -> bool {
+        matches!(self, Self::Floor | Self::Grant | Self::Request)
+    }
+
     const fn letter(self) -> char {
         match self {
             Self::Floor => 'f',
             Self::Grant => 'g',
             Self::Policy => 'p',
             Self::Request => 'r',
+            Self::Revocation => 'c',
         }
     }
 
     fn of_letter(text: &str) -> Option<Self> {
-        [Self::Floor, Self::Grant, Self::Policy, Self::Request]
+        [Self::Floor, Self::Grant, Self::Policy, Self::Request, Self::Revocation]
             .into_iter()
             .find(|kind| text.chars().eq([kind.letter()]))
     }
@@ -128,12 +136,12 @@ impl Journal {
         Ok(journal)
     }
 
-    /// The times of the last signatures, at most this many, oldest first.
-    pub(super) fn last_times(&self, most: usize) -> Vec<i64> {
+    /// The times of the last signatures of these kinds, at most this many, oldest first.
+    pub(super) fn last_times(&self, kinds: &[Kind], most: usize) -> Vec<i64> {
         let mut times: Vec<_> = self
             .known
             .iter()
-            .filter(|((kind, _), _)| matches!(kind, Kind::Grant | Kind::Policy))
+            .filter(|((kind, _), _)| kinds.contains(kind))
             .map(|(_, (_, time))| *time)
             .collect();
         times.sort_unstable();
@@ -157,7 +165,7 @@ impl Journal {
             match self.known.get(&(kind, id)) {
                 Some((same, _)) if *same == hash => {}
                 Some(_) => return Err(JournalError::Otherwise(id)),
-                None if kind != Kind::Policy && made_ms(id) <= self.floor_ms => {
+                None if kind.has_time() && made_ms(id) <= self.floor_ms => {
                     return Err(JournalError::TooOld(id));
                 }
                 None => {
@@ -182,9 +190,9 @@ impl Journal {
     fn compacted(mut self, path: &Path, now_ms: i64) -> io::Result<Self> {
         self.floor_ms = self.floor_ms.max(now_ms.saturating_sub(KEEP_MS));
         let floor = self.floor_ms;
-        self.known.retain(|(kind, id), (_, time)| match kind {
-            Kind::Policy => *time > floor,
-            Kind::Floor | Kind::Grant | Kind::Request => made_ms(*id) > floor,
+        self.known.retain(|(kind, id), (_, time)| match kind.has_time() {
+            true => made_ms(*id) > floor,
+            false => *time > floor,
         });
         let beside = PathBuf::from(format!("{}.new", path.display()));
         let options = || OpenOptions::new();
@@ -366,7 +374,8 @@ mod tests {
             drop(journal);
             journal = open(&path, NOW).unwrap();
         }
-        assert_eq!(journal.last_times(1), [NOW]);
+        assert_eq!(journal.last_times(&[Kind::Grant], 1), [NOW]);
+        assert_eq!(journal.last_times(&[Kind::Policy, Kind::Revocation], 1), []);
         // A request and a grant may have the same id.
         journal.keep(&[Entry { kind: Kind::Request, ..entry(1, 9) }], NOW).unwrap();
     }
@@ -443,9 +452,11 @@ mod tests {
         let (_directory, path) = place();
         let mut journal = open(&path, NOW).unwrap();
         let old = Entry { id: id(NOW - KEEP_MS - 1, 1), ..entry(1, 1) };
-        journal.keep(&[old, entry(2, 2)], NOW).unwrap();
+        // The id of a revocation says nothing of its time.
+        let closed = Entry { kind: Kind::Revocation, id: GrantId([0; 16]), hash: [5; 32] };
+        journal.keep(&[old, entry(2, 2), closed], NOW).unwrap();
         let mut journal = journal.compacted(&path, NOW).unwrap();
-        assert!(!journal.has(&old) && journal.has(&entry(2, 2)));
+        assert!(!journal.has(&old) && journal.has(&entry(2, 2)) && journal.has(&closed));
         let again = Entry { hash: [9; 32], ..old };
         assert!(matches!(journal.keep(&[again], NOW), Err(JournalError::TooOld(_))));
         journal.keep(&[entry(3, 3)], NOW).unwrap();

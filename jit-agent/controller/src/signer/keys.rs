@@ -29,18 +29,19 @@ enum Place {
 }
 
 impl Keys {
-    /// Opens the keys.
+    /// Opens the keys. None of them is among these `others`.
     ///
     /// # Errors
     /// The first one that cannot be opened, in words.
-    pub(super) fn open(settings: &[KeySettings]) -> Result<Self, String> {
+    pub(super) fn open(settings: &[KeySettings], others: &[KeyInfo]) -> Result<Self, String> {
         let mut keys: Vec<Held> = Vec::new();
         for one in settings {
             let (kind, name) = described(one);
             let held =
                 open(one).map_err(|why| format!("cannot open the {kind} key {name}: {why}"))?;
             let key_id = held.public().key_id();
-            if keys.iter().any(|other| other.info.key_id == key_id) {
+            let known = keys.iter().map(|key| &key.info).chain(others);
+            if known.into_iter().any(|other| other.key_id == key_id) {
                 return Err(format!("the {kind} key {name} is the same key as another one"));
             }
             let public = held.public();
@@ -53,6 +54,11 @@ impl Keys {
             keys.push(Held { info, public, place: held });
         }
         Ok(Self(keys))
+    }
+
+    /// Whether there is none.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// What they are, without secrets.
@@ -99,13 +105,13 @@ impl Place {
 }
 
 /// What the keys need of the process when they are open.
-pub(super) fn needs(settings: &[KeySettings]) -> Needs {
+pub(super) fn needs<'s>(settings: impl Iterator<Item = &'s KeySettings>) -> Needs {
     let need = |key: &KeySettings| match key {
         KeySettings::Pkcs11 { network: true, .. } => Needs::NetworkModule,
         KeySettings::Pkcs11 { .. } => Needs::Module,
         _ => Needs::Nothing,
     };
-    let needs: Vec<_> = settings.iter().map(need).collect();
+    let needs: Vec<_> = settings.map(need).collect();
     [Needs::NetworkModule, Needs::Module]
         .into_iter()
         .find(|one| needs.contains(one))

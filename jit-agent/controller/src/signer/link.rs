@@ -63,6 +63,7 @@ pub struct Signer {
 #[derive(Debug, Default)]
 struct Seen {
     keys: Vec<KeyInfo>,
+    revocation_keys: Vec<KeyInfo>,
     pid: Option<u32>,
 }
 
@@ -114,6 +115,11 @@ impl Signer {
     /// The keys, in the order of the settings.
     pub fn keys(&self) -> Vec<KeyInfo> {
         self.seen.read().unwrap_or_else(PoisonError::into_inner).keys.clone()
+    }
+
+    /// The keys that sign revocations, in the order of the settings.
+    pub fn revocation_keys(&self) -> Vec<KeyInfo> {
+        self.seen.read().unwrap_or_else(PoisonError::into_inner).revocation_keys.clone()
     }
 
     /// The process's id; `None`: it is about to be started again.
@@ -235,13 +241,15 @@ impl Keeper {
             next(&mut read).await
         };
         let first = timeout(START, opened).await;
-        let keys = match first.map_err(|_| "the signer does not answer after its start")? {
-            Ok(FromSigner::Ready(keys)) => keys,
+        let (keys, revocation_keys) = match first
+            .map_err(|_| "the signer does not answer after its start")?
+        {
+            Ok(FromSigner::Ready { keys, revocation_keys }) => (keys, revocation_keys),
             Ok(FromSigner::Failed(why)) => return Err(why),
             Ok(FromSigner::Answer { .. }) => return Err("the signer is of another version".into()),
             Err(error) => return Err(failed(error)),
         };
-        self.see(|seen| *seen = Seen { keys, pid: child.id() });
+        self.see(|seen| *seen = Seen { keys, revocation_keys, pid: child.id() });
         // A read that is given up loses bytes: a task of its own reads.
         let (answers, answered) = mpsc::channel(1);
         tokio::spawn(async move {

@@ -34,6 +34,11 @@ pub(super) enum Ask {
         #[serde(with = "base64_text")]
         payload: Vec<u8>,
     },
+    /// An encoded revocation.
+    Revocation {
+        #[serde(with = "base64_text")]
+        payload: Vec<u8>,
+    },
 }
 
 /// From the signer.
@@ -44,8 +49,8 @@ pub(super) enum FromSigner {
     Answer { number: u64, answer: Answer },
     /// It does not start; the reason.
     Failed(String),
-    /// Its keys are open.
-    Ready(Vec<KeyInfo>),
+    /// Its keys are open: those that sign grants and policies, and those that sign revocations.
+    Ready { keys: Vec<KeyInfo>, revocation_keys: Vec<KeyInfo> },
 }
 
 /// What became of something to sign.

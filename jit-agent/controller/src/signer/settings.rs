@@ -24,6 +24,10 @@ pub struct Settings {
     pub journal: PathBuf,
     /// The keys: each grant is signed by all of them.
     pub keys: Vec<KeySettings>,
+    /// The keys that sign revocations, and nothing else: each revocation is signed by all of them. Without
+    /// one none is signed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revocation_keys: Vec<KeySettings>,
     /// What is never signed, whoever has agreed.
     #[serde(default)]
     pub limits: Limits,
@@ -131,7 +135,7 @@ impl Settings {
     pub fn of_pem(file: &Path) -> Self {
         let key = KeySettings::Pem { file: file.to_owned() };
         let (journal, limits) = (default_journal(), Limits::default());
-        Self { journal, keys: vec![key], limits, authority: None }
+        Self { journal, keys: vec![key], revocation_keys: Vec::new(), limits, authority: None }
     }
 
     /// Makes relative paths begin in this directory.
@@ -139,7 +143,7 @@ impl Settings {
         let absolute = |path: &mut PathBuf| *path = directory.join(&*path);
         absolute(&mut self.journal);
         self.authority.iter_mut().for_each(|authority| authority.resolve(directory));
-        for key in &mut self.keys {
+        for key in self.keys.iter_mut().chain(&mut self.revocation_keys) {
             match key {
                 KeySettings::Command { command, public_key, .. } => {
                     // A bare name is looked for in PATH.
@@ -169,16 +173,24 @@ impl Settings {
             let why = format!("{} of them; 1 to {MAX_SIGNATURES} can sign", self.keys.len());
             return wrong("keys", why);
         }
+        if self.revocation_keys.len() > MAX_SIGNATURES {
+            let count = self.revocation_keys.len();
+            return wrong("revocation_keys", format!("{count} of them; at most {MAX_SIGNATURES}"));
+        }
         let is_empty = |key: &KeySettings| match key {
             KeySettings::Command { command, .. } => command.first().is_none_or(String::is_empty),
             _ => false,
         };
-        if self.keys.iter().any(is_empty) {
-            return wrong("keys", "a command is empty; name the program".into());
-        }
-        let distinct: BTreeSet<_> = self.keys.iter().map(|key| format!("{key:?}")).collect();
-        if distinct.len() != self.keys.len() {
-            return wrong("keys", "the same key stands there twice; it counts once".into());
+        let mut distinct = BTreeSet::new();
+        for (field, keys) in [("keys", &self.keys), ("revocation_keys", &self.revocation_keys)] {
+            if keys.iter().any(is_empty) {
+                return wrong(field, "a command is empty; name the program".into());
+            }
+            if !keys.iter().all(|key| distinct.insert(format!("{key:?}"))) {
+                let why = "the same key stands there twice; a key signs once, and either grants or \
+                           revocations";
+                return wrong(field, why.into());
+            }
         }
         if !(Duration::from_secs(1)..=proposal::MAX_DURATION).contains(longest) {
             return wrong("limits.longest", "it is from 1s to 24h".into());
@@ -223,6 +235,9 @@ mod tests {
         [[keys]]
         kind = "command"
         command = ["./kms.py", "--key", "x"]
+        [[revocation_keys]]
+        kind = "pem"
+        file = "closing.key"
         [limits]
         longest = "8h"
         ports = ["22", "3389/tcp"]
@@ -241,6 +256,8 @@ mod tests {
         assert_eq!(settings.limits.signatures_a_minute, 600);
         settings.resolve(Path::new("/etc/c"));
         assert_eq!(settings.journal, Path::new("/etc/c/signer.journal"));
+        let closing = KeySettings::Pem { file: "/etc/c/closing.key".into() };
+        assert_eq!(settings.revocation_keys, [closing]);
         let KeySettings::Command { command, .. } = &settings.keys[1] else { panic!() };
         assert_eq!(command[0], "/etc/c/./kms.py");
         let authority = settings.authority.as_ref().unwrap();
@@ -256,12 +273,22 @@ mod tests {
         fn authority(s: &mut Settings) -> &mut AuthoritySettings {
             s.authority.as_mut().unwrap()
         }
-        let changes: [(&str, Change); 12] = [
+        let changes: [(&str, Change); 16] = [
             ("authority.trust_domain", |s| authority(s).trust_domain.push('/')),
             ("authority.lifetime", |s| authority(s).lifetime = Duration::from_secs(60)),
             ("authority.certificates_a_minute", |s| authority(s).certificates_a_minute = 0),
             ("keys", |s| s.keys.clear()),
             ("keys", |s| s.keys.push(s.keys[0].clone())),
+            ("revocation_keys", |s| s.revocation_keys.push(s.keys[0].clone())),
+            ("revocation_keys", |s| s.revocation_keys.push(s.revocation_keys[0].clone())),
+            ("revocation_keys", |s| {
+                let file = |number: usize| KeySettings::Pem { file: number.to_string().into() };
+                s.revocation_keys.extend((0..MAX_SIGNATURES).map(file));
+            }),
+            ("revocation_keys", |s| {
+                let (command, timeout) = (Vec::new(), Duration::from_secs(1));
+                s.revocation_keys.push(KeySettings::Command { command, public_key: None, timeout });
+            }),
             ("limits.longest", |s| s.limits.longest = Duration::ZERO),
             ("limits.longest", |s| s.limits.longest = Duration::from_secs(90_000)),
             ("limits.hosts", |s| s.limits.hosts.push(String::new())),

@@ -10,4 +10,5 @@ mod authority;
 mod backends;
 mod clouds;
 mod process;
+mod revocations;
 mod world;

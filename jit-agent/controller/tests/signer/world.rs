@@ -13,7 +13,7 @@ use jit_client::{
 };
 use jit_controller::{
     model::{Decision, Proposal, Ruling, grant},
-    signer::{Settings, SignRequest, Signer, SignerError},
+    signer::{KeyInfo, Settings, SignRequest, Signer, SignerError},
 };
 use jit_proto::{dsse::pre_authentication_encoding, payload_type::GRANT_TYPE, v1};
 use serde_json::json;
@@ -139,8 +139,12 @@ pub(crate) async fn signs(signer: &Signer) {
 }
 
 pub(crate) fn verify(signer: &Signer, payload: &[u8], of: &str, signatures: &[v1::Signature]) {
+    verify_by(&signer.keys(), payload, of, signatures);
+}
+
+/// Each of these keys has signed exactly this payload, of this type.
+pub(crate) fn verify_by(keys: &[KeyInfo], payload: &[u8], of: &str, signatures: &[v1::Signature]) {
     let message = pre_authentication_encoding(of, payload);
-    let keys = signer.keys();
     assert_eq!(keys.len(), signatures.len());
     for (key, signature) in keys.iter().zip(signatures) {
         let public = PublicKey::from_pem(&key.public_key).unwrap();

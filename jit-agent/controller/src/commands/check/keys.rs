@@ -12,11 +12,16 @@ use crate::{
 };
 
 pub(super) fn check(config: &Config, findings: &mut Findings) {
-    for (number, key) in (1..).zip(&config.signer.keys) {
-        let about = format!("signer key {number}");
-        match look(key) {
-            Ok(text) => findings.good(about, text),
-            Err(why) => findings.error(about, why),
+    let signer = &config.signer;
+    for (name, keys) in
+        [("signer key", &signer.keys), ("signer revocation key", &signer.revocation_keys)]
+    {
+        for (number, key) in (1..).zip(keys) {
+            let about = format!("{name} {number}");
+            match look(key) {
+                Ok(text) => findings.good(about, text),
+                Err(why) => findings.error(about, why),
+            }
         }
     }
     let about = config.audit.key.display().to_string();

@@ -1,0 +1,91 @@
+//! Revocations: other keys sign them than those that sign grants, and they wait for no grant.
+
+use jit_client::signing::Algorithm;
+use jit_controller::signer::{KeySettings, SignerError};
+use jit_proto::{payload_type::REVOCATION_TYPE, v1};
+use prost::Message as _;
+
+use crate::world::{World, agreed, new_key, now_ms, proposal, signs, verify_by, word};
+
+/// A world with two keys that sign revocations.
+fn with_keys() -> World {
+    let mut world = World::new();
+    for (name, algorithm) in [("closing", Algorithm::Ed25519), ("spare", Algorithm::P256)] {
+        let (file, _) = new_key(world.directory.path(), name, algorithm);
+        world.settings.revocation_keys.push(KeySettings::Pem { file });
+    }
+    world
+}
+
+fn all() -> Vec<u8> {
+    revocation(now_ms()).encode_to_vec()
+}
+
+fn revocation(now_ms: i64) -> v1::Revocation {
+    v1::Revocation {
+        every_host: true,
+        all: true,
+        issued_before_ms: now_ms,
+        author: "li@example.org".into(),
+        reason: "stolen key".into(),
+        keep_until_ms: now_ms + 86_400_000,
+        ..v1::Revocation::default()
+    }
+}
+
+#[tokio::test]
+async fn each_revocation_key_signs_it_and_no_key_of_grants() {
+    let world = with_keys();
+    let signer = world.start().await;
+    let (keys, payload) = (signer.revocation_keys(), all());
+    assert_eq!((keys.len(), signer.keys().len()), (2, 1));
+    let signatures = signer.sign_revocation(payload.clone()).await.unwrap();
+    verify_by(&keys, &payload, REVOCATION_TYPE, &signatures);
+    assert!(signatures.iter().all(|one| one.key_id != signer.keys()[0].key_id));
+    signs(&signer).await;
+    let journal = std::fs::read_to_string(world.path("signer.journal")).unwrap();
+    assert_eq!(journal.lines().filter(|line| line.starts_with("c ")).count(), 1);
+    // Also of another process, with the same journal.
+    drop(signer);
+    let signer = world.start().await;
+    signer.sign_revocation(payload).await.unwrap();
+    let journal = std::fs::read_to_string(world.path("signer.journal")).unwrap();
+    assert_eq!(journal.lines().filter(|line| line.starts_with("c ")).count(), 1);
+}
+
+#[tokio::test]
+async fn what_is_no_revocation_of_this_time_is_refused_and_so_is_all_without_a_key() {
+    let signer = with_keys().start().await;
+    let ahead = revocation(now_ms() + 120_000).encode_to_vec();
+    assert_eq!(word(signer.sign_revocation(ahead).await), "clock_off");
+    let silent = v1::Revocation { reason: String::new(), ..revocation(now_ms()) };
+    assert_eq!(word(signer.sign_revocation(silent.encode_to_vec()).await), "malformed");
+    // A grant is none.
+    assert_eq!(word(signer.sign_revocation(agreed(proposal()).payload).await), "malformed");
+    let signer = World::new().start().await;
+    assert_eq!(word(signer.sign_revocation(all()).await), "no_revocation_keys");
+}
+
+#[tokio::test]
+async fn grants_hold_up_no_revocation_and_a_key_has_one_purpose() {
+    let mut world = with_keys();
+    world.settings.limits.signatures_a_minute = 2;
+    let signer = world.start().await;
+    signs(&signer).await;
+    signs(&signer).await;
+    for number in 0..2 {
+        let payload = revocation(now_ms() - number).encode_to_vec();
+        signer.sign_revocation(payload).await.unwrap();
+    }
+    let third = revocation(now_ms() - 2).encode_to_vec();
+    let too_fast = signer.sign_revocation(third).await.unwrap_err();
+    let is_late = matches!(&too_fast, SignerError::Unavailable(why) if why.contains("too_fast"));
+    assert!(is_late, "{too_fast}");
+    drop(signer);
+    // The same key in another file.
+    std::fs::copy(world.path("signer.key"), world.path("copy.key")).unwrap();
+    let file = world.path("copy.key");
+    world.settings.revocation_keys = vec![KeySettings::Pem { file }];
+    let refused = world.try_start().await.unwrap_err();
+    assert!(refused.to_string().contains("is the same key as another one"), "{refused}");
+}

@@ -31,6 +31,7 @@ pub(crate) mod policies;
 pub mod problem;
 mod records;
 mod requests;
+pub(crate) mod revocations;
 pub(crate) mod rollouts;
 pub(crate) mod rules;
 pub mod server;
@@ -120,6 +121,9 @@ fn with_token() -> OpenApiRouter<ApiState> {
         .routes(routes!(rollouts::halt))
         .routes(routes!(rollouts::resume))
         .routes(routes!(rollouts::abort))
+        .routes(routes!(revocations::list, revocations::make))
+        .routes(routes!(revocations::read))
+        .routes(routes!(revocations::hosts))
         .routes(routes!(records::list))
         .routes(routes!(access::read))
         .routes(routes!(events::events))

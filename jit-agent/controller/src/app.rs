@@ -258,7 +258,12 @@ async fn sign(desk: Desk, _signer: Signer) -> &'static str {
     let mut last = String::new();
     loop {
         changes.borrow_and_update();
-        match desk.sign_waiting(now_ms()).await {
+        let signed = async {
+            // What closes first.
+            desk.sign_closings(now_ms()).await?;
+            desk.sign_waiting(now_ms()).await
+        };
+        match signed.await {
             Ok(_) => last.clear(),
             Err(error) => {
                 let error = error.to_string();

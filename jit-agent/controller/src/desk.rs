@@ -12,6 +12,8 @@
 mod answers;
 mod approve;
 mod ask;
+mod close;
+mod closed;
 mod decide;
 mod end;
 mod error;
@@ -29,6 +31,7 @@ use std::{
 pub use answers::{Heard, What};
 pub use ask::Ask;
 pub(crate) use ask::new_id;
+pub use close::{Close, Closes};
 pub(crate) use end::renamed;
 pub use error::DeskError;
 pub use submit::Preview;

@@ -1,10 +1,11 @@
 //! The hosts: a connection to each, what they answer, and what they must hear.
 //!
 //! A *follower* a host keeps the connection, asks for the status and reads events. The *deliverer* takes
-//! what is due from the outbox. The *scribe* writes what followers saw. The *roller* brings policies to
-//! hosts in waves. Nothing here decides who may get in, and nothing here signs.
+//! what is due from the outbox. The *closer* brings signed revocations to all hosts at once. The *scribe*
+//! writes what followers saw. The *roller* brings policies to hosts in waves. Nothing here decides who may get in, and nothing here signs.
 
 mod backoff;
+mod closer;
 mod connection;
 mod deliverer;
 mod dial;
@@ -44,9 +45,10 @@ use tokio::{
 pub use uplink::{HubReport, HubSettings, RawHubSettings, Refused};
 
 use self::{
-    dial::Dialer, outbox::Outbox, roster::Roster, scribe::Note, signed::SignedGrants, uplink::Hub,
+    closer::Arrived, dial::Dialer, outbox::Outbox, roster::Roster, scribe::Note,
+    signed::SignedGrants, uplink::Hub,
 };
-use crate::{clock::now_ms, desk::Desk};
+use crate::{clock::now_ms, desk::Desk, store::ClosingAnswer};
 
 /// Why a policy was not signed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +82,10 @@ struct Shared {
     signed: SignedGrants,
     sign: SignPolicy,
     notes: mpsc::Sender<Note>,
+    /// Where answers to revocations go.
+    closed: mpsc::Sender<ClosingAnswer>,
+    /// Hosts that must hear revocations of before.
+    arrived: Arrived,
     /// A host can be delivered to from now on, or cannot any more.
     wake: Notify,
     /// Hosts may have changed.
@@ -118,6 +124,7 @@ impl Fleet {
         let (notes, noted) = scribe::open();
         let (outbox, answers) = Outbox::open(desk.clone());
         let room = Arc::new(Budget::new(settings.answers));
+        let (closed, closed_answers) = closer::open();
         let shared = Arc::new(Shared {
             outbox,
             dialer: Dialer::new(settings, &room)?,
@@ -127,13 +134,17 @@ impl Fleet {
             signed: SignedGrants::default(),
             sign,
             notes,
+            closed,
+            arrived: Arrived::default(),
             wake: Notify::new(),
             reread: Notify::new(),
             roll: Notify::new(),
             draining: watch::channel(false).0,
         });
         let mut parts = JoinSet::new();
-        parts.spawn(outbox::run(desk, answers));
+        parts.spawn(outbox::run(desk.clone(), answers));
+        parts.spawn(closer::write(desk, closed_answers));
+        parts.spawn(closer::run(Arc::clone(&shared)));
         parts.spawn(scribe::run(shared.outbox.clone(), noted));
         parts.spawn(deliverer::run(Arc::clone(&shared)));
         parts.spawn(roller::run(Arc::clone(&shared)));

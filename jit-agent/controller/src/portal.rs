@@ -7,6 +7,7 @@
 mod access;
 mod act;
 mod audit;
+mod closings;
 mod diff;
 mod dress;
 mod files;
@@ -75,6 +76,10 @@ pub fn router(state: ApiState) -> Router {
         .route("/audit", get(audit::show))
         .route("/audit/{seq}", get(audit::one))
         .route("/audit/export", get(audit::export))
+        .route("/closings", get(closings::list).post(closings::make))
+        .route("/closings/new", get(closings::new))
+        .route("/closings/confirm", post(closings::confirm))
+        .route("/closings/{id}", get(closings::show))
         .route("/policies", get(policies::show).post(policies::save))
         .route("/policies/new", get(policies::edit))
         .route("/policies/check", post(policies::check))

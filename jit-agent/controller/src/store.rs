@@ -5,6 +5,7 @@
 
 pub mod accounts;
 pub mod chains;
+pub mod closings;
 pub mod defender;
 pub mod deliveries;
 pub mod dump;
@@ -36,6 +37,7 @@ use std::{
 };
 
 pub use accounts::Token;
+pub use closings::{Closing, ClosingAnswer, ClosingCounts};
 pub use defender::{DefenderHost, DefenderMachine, DefenderPolicy};
 pub use deliveries::{Delivery, Wanted};
 pub use enrolments::{Enrolment, EnrolmentState, EnrolmentToken, HostCertificate};

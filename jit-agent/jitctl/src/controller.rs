@@ -19,6 +19,7 @@ mod policies;
 mod preview;
 mod request;
 mod requests;
+mod revocations;
 mod rollout;
 mod rollouts;
 mod rules;
@@ -81,6 +82,8 @@ pub(crate) enum Command {
     Request(request::RequestArgs),
     /// List requests, or show one with all that happened to it
     Requests(requests::RequestsArgs),
+    /// End what was granted on many hosts at once, and show which hosts have carried it out
+    Revocations(revocations::RevocationsArgs),
     /// Agree to a request, after reading it
     Approve(decide::ApproveArgs),
     /// Refuse a request
@@ -128,6 +131,7 @@ pub(crate) fn run(
         Command::Context(args) => login::context(to, args),
         Command::Request(args) => request::run(to, args),
         Command::Requests(args) => requests::run(to, args),
+        Command::Revocations(args) => revocations::run(to, args),
         Command::Approve(args) => decide::approve(to, args),
         Command::Deny(args) => decide::deny(to, args),
         Command::Withdraw(args) => change::withdraw(to, args),

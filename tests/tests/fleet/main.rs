@@ -5,6 +5,7 @@
     reason = "a test that meets the unexpected panics"
 )]
 
+mod closings;
 mod delivery;
 mod desk;
 mod ended;

@@ -10,6 +10,7 @@ mod hosts;
 mod people;
 mod problem;
 mod requests;
+mod revocations;
 mod rollouts;
 mod rules;
 mod webhooks;
@@ -26,6 +27,9 @@ pub use requests::{
     AnswerCounts, AnswerView, DecisionInput, DecisionView, EligibleView, ExtendInput, GrantView,
     Need, NewRequest, Preview, ReasonInput, RequestSummary, RequestView, RuleTrace, ShortenInput,
     SignatureInput, SignatureView, VerdictView,
+};
+pub use revocations::{
+    RevocationHostView, RevocationInput, RevocationPreview, RevocationView, RevokedWhat,
 };
 pub use rollouts::{
     PolicyInput, PolicyPreview, PolicyView, RolloutCount, RolloutHostView, RolloutInput,

@@ -4,6 +4,7 @@ mod hosts;
 mod people;
 mod records;
 mod requests;
+mod revocations;
 mod rollouts;
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ pub(super) use hosts::host;
 pub(super) use people::{account, account_key, passkey, token};
 pub(super) use records::{audit, rules, webhook};
 pub(super) use requests::{Parts, preview, request, summary, verdict, with_payload};
+pub(super) use revocations::{revocation, revocation_host};
 pub(super) use rollouts::{policy, rollout, rollout_host};
 
 /// RFC 3339.

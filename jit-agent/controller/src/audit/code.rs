@@ -53,6 +53,12 @@ codes! {
     PasskeyRemoved = "A011" "passkey_removed",
     /// A passkey got another name.
     PasskeyRenamed = "A012" "passkey_renamed",
+    /// Somebody has made a revocation that is signed.
+    ClosingMade = "C001" "revocation_made",
+    /// Every host has carried it out.
+    ClosingComplete = "C002" "revocation_complete",
+    /// A host refuses it.
+    ClosingRefused = "C003" "revocation_refused",
     /// A token was made with which hosts enrol.
     EnrolmentTokenMade = "E001" "enrolment_token_made",
     /// Such a token was revoked.

@@ -91,7 +91,12 @@ pub fn class_of(code: Code, answer: &str) -> (Class, u32) {
         Code::Granted | Code::Signed | Code::SigningRefused => (AUTHORIZE, 1),
         Code::Answered if answer == "closed" => (USER_ACCESS, 2),
         Code::Answered => (USER_ACCESS, 1),
-        Code::Revoked | Code::Ended | Code::Replaced => (USER_ACCESS, 2),
+        Code::Revoked
+        | Code::Ended
+        | Code::Replaced
+        | Code::ClosingMade
+        | Code::ClosingComplete
+        | Code::ClosingRefused => (USER_ACCESS, 2),
         Code::Restored | Code::Started | Code::SignerStarted => (LIFECYCLE, 3),
         Code::WebhookChanged => (ENTITY, 3),
         Code::WebhookDisabled => (ENTITY, OTHER),
@@ -102,7 +107,8 @@ pub fn class_of(code: Code, answer: &str) -> (Class, u32) {
 pub const fn severity_of(code: Code) -> Severity {
     match code {
         Code::HostAlarm | Code::EnrolmentWaits => Severity::High,
-        Code::Refused
+        Code::ClosingRefused
+        | Code::Refused
         | Code::Restored
         | Code::SignInRefused
         | Code::SigningRefused
@@ -116,7 +122,8 @@ fn has_failed(code: Option<Code>, answer: &str) -> bool {
     let failed = matches!(
         code,
         Some(
-            Code::Denied
+            Code::ClosingRefused
+                | Code::Denied
                 | Code::Expired
                 | Code::Refused
                 | Code::SignInRefused

@@ -124,7 +124,7 @@ async fn lock_all<'i>(
 /// Keeps what was heard of the hosts of one request. Returns whether anybody waits for it.
 async fn hear_of(
     tx: &mut Tx,
-    mut request: Request,
+    request: Request,
     heard: &[&Heard],
     now_ms: i64,
 ) -> Result<bool, DeskError> {
@@ -159,20 +159,7 @@ async fn hear_of(
     audit::append_all(tx, now_ms, &records).await?;
     let follows = request.state.is_on_hosts() || request.state == State::Refused;
     if grants_answered && follows {
-        let state = of_answers(&deliveries::tally(tx, id).await?);
-        if state == State::Open || state == State::Partly {
-            end::replaced(tx, &request, now_ms).await?;
-        }
-        if state != request.state {
-            request.state = state;
-            if state == State::Ended {
-                request.why = "every host that had opened it has ended it".into();
-                let fields = json!({ "hosts_open": 0, "hosts": request.proposal.hosts.len() });
-                let record = Record::new(Code::Ended, id, CONTROLLER, fields);
-                audit::append(tx, now_ms, &record).await?;
-            }
-            requests::update(tx, &request).await?;
-        }
+        restate(tx, request, now_ms).await?;
     }
     Ok(true)
 }
@@ -237,6 +224,30 @@ async fn keep(
     }
     stop(tx, request, &opened, now_ms).await?;
     Ok(news)
+}
+
+/// Keeps the state of a request that follows from what its hosts have answered.
+pub(super) async fn restate(
+    tx: &mut Tx,
+    mut request: Request,
+    now_ms: i64,
+) -> Result<(), DeskError> {
+    let id = &request.proposal.id.clone();
+    let state = of_answers(&deliveries::tally(tx, id).await?);
+    if state == State::Open || state == State::Partly {
+        end::replaced(tx, &request, now_ms).await?;
+    }
+    if state != request.state {
+        request.state = state;
+        if state == State::Ended {
+            request.why = "every host that had opened it has ended it".into();
+            let fields = json!({ "hosts_open": 0, "hosts": request.proposal.hosts.len() });
+            let record = Record::new(Code::Ended, id, CONTROLLER, fields);
+            audit::append(tx, now_ms, &record).await?;
+        }
+        requests::update(tx, &request).await?;
+    }
+    Ok(())
 }
 
 /// Hosts have opened a request: what it replaces must not open there after it. The host itself ends what the

@@ -204,6 +204,7 @@ impl Follower {
             Err(error) => return End::Closed(error.to_string()),
         };
         self.link.set(Line::Up(agent.clone()));
+        self.shared.arrived.add(&self.host.id);
         // What waits only for its first attempt does not wait for the scribe.
         self.shared.wake.notify_one();
         let back = Note { host: self.host.id.clone(), back: true, ..Note::default() };

@@ -99,6 +99,11 @@ impl Roster {
         entries.by_id.get(id).map(|entry| (Arc::clone(&entry.host), Arc::clone(&entry.link)))
     }
 
+    /// Ids of all hosts.
+    pub(super) fn ids(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
     /// The agent of this host named an id. Returns other agents that name the same one: two machines.
     ///
     /// One agent that answers at two addresses was started once: that is a mistake in the inventory, and

@@ -154,6 +154,16 @@ impl Store {
             .collect()
     }
 
+    /// All hosts as administrators describe them, by id, without what their agents answered.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn host_descriptions(&self) -> Result<Vec<Host>, StoreError> {
+        let rows =
+            "SELECT id, address, server_name, labels_json, groups_json FROM host ORDER BY id";
+        query(rows).fetch_all(self.pool()).await?.iter().map(description).collect()
+    }
+
     /// The host with this id.
     ///
     /// # Errors
@@ -300,15 +310,19 @@ fn patterns(text: &str) -> (String, String) {
     (format!("%{}%", escaped(text)), format!("%{}%", escaped(&labels)))
 }
 
+fn description(row: &AnyRow) -> Result<Host, StoreError> {
+    Ok(Host {
+        id: row.try_get("id")?,
+        address: row.try_get("address")?,
+        server_name: row.try_get("server_name")?,
+        labels: json("labels of a host", row.try_get("labels_json")?)?,
+        groups: json("groups of a host", row.try_get("groups_json")?)?,
+    })
+}
+
 fn host(row: &AnyRow) -> Result<StoredHost, StoreError> {
     Ok(StoredHost {
-        host: Host {
-            id: row.try_get("id")?,
-            address: row.try_get("address")?,
-            server_name: row.try_get("server_name")?,
-            labels: json("labels of a host", row.try_get("labels_json")?)?,
-            groups: json("groups of a host", row.try_get("groups_json")?)?,
-        },
+        host: description(row)?,
         observed: json("answer of a host", row.try_get("observed_json")?)?,
     })
 }

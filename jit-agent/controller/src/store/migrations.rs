@@ -23,6 +23,7 @@ const VERSIONS: &[(i64, &str, &str)] = &[
     (10, "oidc", include_str!("schema/0010_oidc.sql")),
     (11, "passkeys", include_str!("schema/0011_passkeys.sql")),
     (12, "enrolment", include_str!("schema/0012_enrolment.sql")),
+    (13, "closings", include_str!("schema/0013_closings.sql")),
 ];
 
 /// The versions of the tables that this program knows, the oldest first.

@@ -163,6 +163,23 @@ impl Store {
         rows.fetch_all(self.pool()).await?.iter().map(request).collect()
     }
 
+    /// Requests with grants that are on hosts or about to be, before this id, or all, the newest first; at most
+    /// `most`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn requests_to_close(
+        &self,
+        before: &str,
+        most: u32,
+    ) -> Result<Vec<Request>, StoreError> {
+        let rows = "SELECT * FROM request WHERE state IN ('approved', 'awaiting_signatures', \
+                    'delivering', 'open', 'partly', 'scheduled') AND ($1 = '' OR id < $1) \
+                    ORDER BY id DESC LIMIT $2";
+        let rows = query(rows).bind(before).bind(i64::from(most));
+        rows.fetch_all(self.pool()).await?.iter().map(request).collect()
+    }
+
     /// Requests that are on hosts and whose end has come.
     ///
     /// # Errors

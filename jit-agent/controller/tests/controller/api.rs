@@ -10,6 +10,7 @@ mod passwords;
 mod policies;
 mod problems;
 mod requests;
+mod revocations;
 mod rules;
 mod secrets;
 mod webhooks;

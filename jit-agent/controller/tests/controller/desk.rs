@@ -1,5 +1,6 @@
 //! What may be done with a request, each with the real signer, on both databases.
 
+mod closings;
 mod extensions;
 mod replaced;
 mod signatures;
@@ -45,6 +46,9 @@ permit (principal in Group::"robots", action == Action::"auto_approve", resource
 
 @id("approve")
 permit (principal, action == Action::"approve", resource);
+
+@id("close")
+permit (principal in Group::"oncall", action == Action::"revoke", resource);
 "#;
 
 struct Office {

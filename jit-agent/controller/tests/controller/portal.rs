@@ -3,6 +3,7 @@
 
 mod asked;
 mod audit;
+mod closings;
 mod forms;
 mod health;
 mod hosts;

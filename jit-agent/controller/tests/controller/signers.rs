@@ -1,9 +1,9 @@
-//! A signer for tests: the real process, with a key in a file.
+//! A signer for tests: the real process, with keys in files.
 
 use std::path::Path;
 
 use jit_client::signing::{Algorithm, SigningKey};
-use jit_controller::signer::{Settings, Signer};
+use jit_controller::signer::{KeySettings, Settings, Signer};
 use tempfile::TempDir;
 
 /// A signer whose key and journal go away with the value.
@@ -16,9 +16,12 @@ pub(crate) struct Signing {
 pub(crate) async fn pem() -> Signing {
     let directory = tempfile::tempdir().unwrap();
     let provider = rustls::crypto::ring::default_provider();
-    let key = SigningKey::generate(Algorithm::Ed25519, provider.secure_random).unwrap();
-    std::fs::write(directory.path().join("signing.key"), key.to_pem()).unwrap();
+    for name in ["signing.key", "closing.key"] {
+        let key = SigningKey::generate(Algorithm::Ed25519, provider.secure_random).unwrap();
+        std::fs::write(directory.path().join(name), key.to_pem()).unwrap();
+    }
     let mut settings = Settings::of_pem(Path::new("signing.key"));
+    settings.revocation_keys = vec![KeySettings::Pem { file: "closing.key".into() }];
     settings.resolve(directory.path());
     settings.limits.signatures_a_minute = 100_000;
     let program = Path::new(env!("CARGO_BIN_EXE_jit-controller"));

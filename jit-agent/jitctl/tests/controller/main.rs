@@ -5,6 +5,7 @@
 mod asking;
 mod defender;
 mod login;
+mod revocations;
 mod rollouts;
 mod server;
 mod ssh;

@@ -1,7 +1,7 @@
 //! A stand-in of an agent that dials: a real TLS connection, over which it serves HTTP/2.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     io,
     net::SocketAddr,
     pin::Pin,
@@ -15,6 +15,7 @@ use std::{
 
 use futures_util::{Stream, StreamExt as _, stream};
 use jit_proto::v1::{self, jit_agent_server as server};
+use prost::Message as _;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -22,7 +23,8 @@ use tokio::{
     sync::{oneshot, watch},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use tonic::{Request, Response, Status, transport::server::Connected};
+use tonic::{Code, Request, Response, Status, transport::server::Connected};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 /// What an agent is, and what it has heard.
 #[derive(Clone)]
@@ -40,6 +42,12 @@ pub(super) struct Heard {
     /// Payloads of grants.
     pub(super) pushed: Mutex<Vec<Vec<u8>>>,
     pub(super) revoked: Mutex<BTreeSet<Vec<u8>>>,
+    /// Signed revocations, each time that one came.
+    pub(super) closed: Mutex<Vec<v1::Envelope>>,
+    /// One for every host has come.
+    pub(super) all: AtomicBool,
+    /// Signed revocations are refused.
+    pub(super) refuses: AtomicBool,
     /// Pushes are answered only after this time.
     pub(super) slow: AtomicBool,
     pub(super) begun: AtomicBool,
@@ -60,6 +68,11 @@ impl Double {
     /// Number of grants that it has got: one that came twice is one.
     pub(super) fn pushes(&self) -> usize {
         self.heard.pushed.lock().unwrap().iter().collect::<BTreeSet<_>>().len()
+    }
+
+    /// Number of signed revocations that have come.
+    pub(super) fn closed(&self) -> usize {
+        self.heard.closed.lock().unwrap().len()
     }
 
     /// Connects, and serves until the hub closes. Returns what says when that was.
@@ -151,6 +164,12 @@ impl AsyncWrite for Served {
     }
 }
 
+/// A refusal, as an agent sends it.
+fn refusal(word: &str, detail: &str) -> Status {
+    let info = ErrorDetails::with_error_info(word, "jit-agent", HashMap::<String, String>::new());
+    Status::with_error_details(Code::FailedPrecondition, detail, info)
+}
+
 macro_rules! double {
     ($($name:ident($request:ident) -> $response:ident,)*) => {
         #[tonic::async_trait]
@@ -198,8 +217,21 @@ macro_rules! double {
                 &self,
                 request: Request<v1::RevokeRequest>,
             ) -> Result<Response<v1::RevokeResponse>, Status> {
-                if let Some(v1::revoke_request::What::GrantId(id)) = request.into_inner().what {
-                    self.heard.revoked.lock().unwrap().insert(id.to_vec());
+                match request.into_inner().what {
+                    Some(v1::revoke_request::What::GrantId(id)) => {
+                        self.heard.revoked.lock().unwrap().insert(id.to_vec());
+                    }
+                    Some(v1::revoke_request::What::Signed(_))
+                        if self.heard.refuses.load(Ordering::SeqCst) =>
+                    {
+                        return Err(refusal("unknown_key", "no such key"));
+                    }
+                    Some(v1::revoke_request::What::Signed(envelope)) => {
+                        let message = v1::Revocation::decode(&envelope.payload[..]).unwrap();
+                        self.heard.all.fetch_or(message.every_host, Ordering::SeqCst);
+                        self.heard.closed.lock().unwrap().push(envelope);
+                    }
+                    other => panic!("{other:?}"),
                 }
                 Ok(Response::new(v1::RevokeResponse::default()))
             }

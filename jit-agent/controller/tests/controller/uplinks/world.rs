@@ -25,7 +25,10 @@ use rustls::{
 };
 use tempfile::TempDir;
 
-use crate::databases::Database;
+use crate::{
+    databases::Database,
+    signers::{self, Signing},
+};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -38,6 +41,7 @@ pub(super) struct World {
     pub(super) ca: String,
     directory: TempDir,
     settings: Settings,
+    _signing: Signing,
     _database: Database,
 }
 
@@ -96,7 +100,8 @@ impl World {
         settings.hub = Some(HubSettings::new(([127, 0, 0, 1], 0).into(), &settings));
         change(&mut settings);
         let store = Store::open(&database.url).await.unwrap();
-        let desk = Desk::new(store, None, desk::Settings::default());
+        let signing = signers::pem().await;
+        let desk = Desk::new(store, Some(signing.signer.clone()), desk::Settings::default());
         let host = |(id, server_name): &(&str, &str)| Host {
             id: (*id).into(),
             server_name: (*server_name).into(),
@@ -110,12 +115,14 @@ impl World {
         tx.commit().await.unwrap();
         let fleet = Fleet::start(desk.clone(), &settings, sign()).unwrap();
         let hub = fleet.hub_address().unwrap();
-        Self { desk, fleet, hub, authority, ca, directory, settings, _database: database }
+        let (_signing, _database) = (signing, database);
+        Self { desk, fleet, hub, authority, ca, directory, settings, _signing, _database }
     }
 
     /// Ends the hub as SIGKILL does, and starts it again at the same address.
     pub(super) fn restart(self) -> Self {
-        let Self { desk, fleet, hub, mut settings, authority, ca, directory, _database } = self;
+        let Self { desk, fleet, hub, mut settings, authority, ca, directory, _signing, _database } =
+            self;
         drop(fleet);
         if let Some(of) = &mut settings.hub {
             of.listen = hub;
@@ -127,7 +134,7 @@ impl World {
                 Err(_) => std::thread::sleep(Duration::from_millis(20)),
             }
         };
-        Self { desk, fleet, hub, settings, authority, ca, directory, _database }
+        Self { desk, fleet, hub, settings, authority, ca, directory, _signing, _database }
     }
 
     /// A client with a new certificate of these names.

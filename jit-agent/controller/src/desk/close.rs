@@ -1,6 +1,6 @@
 //! Revocations that are signed: what they end, who may make one, and the requests that end with them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use jit_client::revocation_order::{RevocationOrder, Whose};
 use jit_proto::{
@@ -32,6 +32,8 @@ const MAX_IDS: usize = 4096;
 const MAX_LIVE: usize = 1000;
 /// Hosts that have not carried it out after this time are asked to end each grant, milliseconds.
 const ONE_BY_ONE_MS: i64 = 30_000;
+/// Longer than people can take to agree to a request.
+const OLDEST: Duration = Duration::from_secs(8 * 24 * 3600);
 /// Requests that are ended in one transaction.
 const SOME: u32 = 100;
 /// Hosts that a record names.
@@ -79,9 +81,9 @@ impl Desk {
             true => usize::try_from(self.store().host_count().await?).unwrap_or(usize::MAX),
             false => message.hosts.len(),
         };
-        let (mut before, mut found) = (String::new(), Vec::new());
+        let (since, mut before, mut found) = (since(now_ms), String::new(), Vec::new());
         loop {
-            let some = self.store().requests_to_close(&before, SOME).await?;
+            let some = self.store().requests_to_close((&since, &before), i64::MAX, SOME).await?;
             let Some(last) = some.last() else { break };
             before.clone_from(&last.proposal.id);
             for request in some {
@@ -185,9 +187,10 @@ impl Desk {
     /// Those of the database; what was done before is committed.
     pub async fn settle_closings(&self, now_ms: i64) -> Result<(), DeskError> {
         while let Some(closing) = self.store().unsettled_closing().await? {
-            let mut before = String::new();
+            let (made_ms, mut before) = (closing.message.issued_before_ms, String::new());
+            let since = since(made_ms);
             loop {
-                let some = self.store().requests_to_close(&before, SOME).await?;
+                let some = self.store().requests_to_close((&since, &before), made_ms, SOME).await?;
                 let mut tx = self.store().begin().await?;
                 // The newest first, as all who change several: of two, none waits for the other.
                 for seen in &some {
@@ -252,7 +255,7 @@ impl Desk {
             author: who.subject.clone(),
             reason: close.reason.clone(),
             // A grant that was issued now may begin so late, and last so long.
-            keep: MAX_AHEAD + MAX_DURATION + std::time::Duration::from_secs(60),
+            keep: MAX_AHEAD + MAX_DURATION + Duration::from_secs(60),
         };
         Ok(order.message())
     }
@@ -329,7 +332,8 @@ async fn end(
     now_ms: i64,
 ) -> Result<(), DeskError> {
     let id = request.proposal.id.clone();
-    if !is_closable(request.state) {
+    // Hosts that were faster than this have reported that they have ended it.
+    if !is_closable(request.state) && request.state != State::Ended {
         return Ok(());
     }
     let all = grants::of_request(tx, &id).await?;
@@ -350,6 +354,14 @@ async fn end(
     let fields = json!({ "account": closing.account, "reason": reason, "revocation": closing.id });
     audit::append(tx, now_ms, &Record::new(Code::Revoked, &id, author, fields)).await?;
     Ok(())
+}
+
+/// The first id of a request that can still have something on hosts.
+fn since(now_ms: i64) -> String {
+    let longest = MAX_AHEAD + MAX_DURATION + OLDEST;
+    let millis = i64::try_from(longest.as_millis()).unwrap_or(i64::MAX);
+    let first = u64::try_from(now_ms.saturating_sub(millis)).unwrap_or(0);
+    ulid::Ulid::from_parts(first, 0).to_string()
 }
 
 /// Whether grants of a request in this state are on hosts, or about to be.

@@ -21,11 +21,10 @@ impl Desk {
         for seen in self.store().requests_over(now_ms).await? {
             self.over(&seen.proposal.id, now_ms).await?;
         }
-        self.settle_closings(now_ms).await?;
         if self.store().ask_scheduled_again(now_ms).await? > 0 {
             self.changed();
         }
-        Ok(())
+        self.settle_closings(now_ms).await
     }
 
     /// A pending request whose time for agreement has passed, or which others must see.

@@ -163,20 +163,23 @@ impl Store {
         rows.fetch_all(self.pool()).await?.iter().map(request).collect()
     }
 
-    /// Requests with grants that are on hosts or about to be, before this id, or all, the newest first; at most
-    /// `most`.
+    /// Requests with grants that are on hosts or about to be, or that hosts have ended since `made_ms`, before
+    /// this id, or all, the newest first; at most `most`. Only those from `since` on: the others have ended.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn requests_to_close(
         &self,
-        before: &str,
+        (since, before): (&str, &str),
+        made_ms: i64,
         most: u32,
     ) -> Result<Vec<Request>, StoreError> {
-        let rows = "SELECT * FROM request WHERE state IN ('approved', 'awaiting_signatures', \
-                    'delivering', 'open', 'partly', 'scheduled') AND ($1 = '' OR id < $1) \
-                    ORDER BY id DESC LIMIT $2";
-        let rows = query(rows).bind(before).bind(i64::from(most));
+        let rows = "SELECT * FROM request WHERE id >= $1 AND ($2 = '' OR id < $2) \
+                    AND (state IN ('approved', 'awaiting_signatures', 'delivering', 'open', 'partly', \
+                    'scheduled') OR (state = 'ended' AND replaced_by = '' AND ends_ms > $3 \
+                    AND EXISTS (SELECT 1 FROM delivery WHERE delivery.request = request.id \
+                    AND delivery.answered_ms >= $3))) ORDER BY id DESC LIMIT $4";
+        let rows = query(rows).bind(since).bind(before).bind(made_ms).bind(i64::from(most));
         rows.fetch_all(self.pool()).await?.iter().map(request).collect()
     }
 

@@ -46,7 +46,7 @@ async fn a_revocation_is_made_listed_and_shows_what_each_host_has_answered(datab
         detail: "no such key".into(),
         answered_ms: now_ms(),
     };
-    site.desk.closed(&[answer.clone()], now_ms()).await.unwrap();
+    site.desk.closed(std::slice::from_ref(&answer), now_ms()).await.unwrap();
     let read = ana.get(&format!("{PATH}/{id}")).await.ok(200);
     assert_eq!(read["state"], "delivering");
     assert_eq!([&read["delivered"], &read["refused"], &read["waiting"]], [0, 1, 1]);

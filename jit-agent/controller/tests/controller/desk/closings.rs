@@ -18,6 +18,7 @@ on_each_database! {
     who_may_not_revoke_on_each_of_its_hosts_makes_none,
     a_refusal_is_recorded_once_and_the_last_answer_counts,
     another_process_signs_what_this_one_cannot,
+    what_hosts_report_before_the_desk_has_ended_it_is_revoked_all_the_same,
 }
 
 fn everything() -> Close {
@@ -193,15 +194,15 @@ async fn a_refusal_is_recorded_once_and_the_last_answer_counts(database: Databas
     let office = Office::open(&database).await;
     let closing = office.close(&everything()).await;
     let refused = answer(&closing, "web-1", Heard::Refused, "unknown_key");
-    office.hear(&[refused.clone()]).await;
-    office.hear(&[refused.clone()]).await;
+    office.hear(std::slice::from_ref(&refused)).await;
+    office.hear(std::slice::from_ref(&refused)).await;
     assert_eq!(office.records("C003").await, 1);
     assert_eq!(office.store.closings_due("web-1", now_ms()).await.unwrap().len(), 1);
     let counts = office.store.closing_counts(&closing.id).await.unwrap();
     assert_eq!(counts, [(Heard::Refused, 1), (Heard::Waiting, 1)].into());
     office.hear(&[answer(&closing, "web-1", Heard::Delivered, "ok")]).await;
     // What comes late does not undo it.
-    office.hear(&[refused]).await;
+    office.hear(std::slice::from_ref(&refused)).await;
     let counts = office.store.closing_counts(&closing.id).await.unwrap();
     assert_eq!(counts, [(Heard::Delivered, 1), (Heard::Waiting, 1)].into());
 }
@@ -224,4 +225,31 @@ async fn another_process_signs_what_this_one_cannot(database: Database) {
     let kept = office.store.closing(&made.id).await.unwrap().unwrap();
     assert_eq!((kept.payload, kept.trouble.as_str()), (made.payload, ""));
     assert_eq!(kept.envelope.unwrap().signatures.len(), 1);
+}
+
+async fn what_hosts_report_before_the_desk_has_ended_it_is_revoked_all_the_same(
+    database: Database,
+) {
+    let office = Office::open(&database).await;
+    let (old, open) = (office.open_request(ssh()).await, office.open_request(ssh()).await);
+    let ended_there = async |id: &str| {
+        for row in office.store.deliveries_of(id).await.unwrap() {
+            let closed = office.desk.answered(&row, Answer::Closed, "revoked", "", now_ms());
+            closed.await.unwrap();
+        }
+        assert_eq!(office.state(id).await, State::Ended);
+    };
+    // That was before.
+    ended_there(&old.proposal.id).await;
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    let max = office.account("max").await;
+    let closing = office.desk.close(&max, &everything(), now_ms()).await.unwrap();
+    ended_there(&open.proposal.id).await;
+    let heard = ["web-1", "web-2"].map(|host| answer(&closing, host, Heard::Delivered, "ok"));
+    office.hear(&heard).await;
+    office.desk.tick(now_ms()).await.unwrap();
+    assert_eq!(office.state(&open.proposal.id).await, State::Revoked);
+    assert_eq!(office.state(&old.proposal.id).await, State::Ended);
+    let rows = office.store.deliveries_of(&open.proposal.id).await.unwrap();
+    assert!(rows.iter().all(|row| row.answer == Answer::Closed && !row.pending), "{rows:?}");
 }

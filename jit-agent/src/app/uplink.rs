@@ -371,7 +371,7 @@ mod tests {
         let uplink = Uplink { hubs, certificate, key, ca, proxy, proxy_credentials };
         let (giver, far) = pair().unwrap();
         let (unlinked, ends) = channel();
-        let unlink = Box::new(move |number| drop(unlinked.send(number)));
+        let unlink = Box::new(move |number| unlinked.send(number).unwrap());
         let dialling = Dialling { uplink, credentials: String::new(), giver, unlink };
         let (wants, wanted) = watch::channel(Some(Arc::new(dialling)));
         let uplinks = Uplinks::default();

@@ -114,8 +114,11 @@ impl<'a> Line<'a> {
         let answers = all.iter().filter(|one| matches!(one, Message::Grant(_)));
         let answers: Vec<_> = answers.map(|one| self.bring(one) == "ok").collect();
         let live = self.call(async |agent| agent.list(false).await).unwrap();
-        let mut live: Vec<_> =
-            live.iter().map(|one| one.grant.as_ref().unwrap().id.to_vec()).collect();
+        let id = |one: &v1::GrantState| {
+            let grant: v1::Grant = prost::Message::decode(&*one.grant).unwrap();
+            grant.id.to_vec()
+        };
+        let mut live: Vec<_> = live.iter().map(id).collect();
         live.sort();
         let floors = self.call(async |agent| agent.status().await).unwrap().revoked_before;
         let floors = floors.unwrap_or_default();

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Kind, Profile, SUMS, contents, deb, empty,
-    release::{Programs, Release},
+    release::{self, Programs, Release},
     stage, tarball,
     target::Target,
 };
@@ -154,6 +154,15 @@ fn a_static_release_has_neither_the_controller_nor_modules() {
         of(&release(Target::Aarch64)),
         [("jit-agent", None), ("jit-controller", None), ("jitctl", None)]
     );
+}
+
+#[test]
+fn an_agent_that_has_grown_too_large_is_no_release() {
+    let bounded = |name, target, size| release::bounded(name, target, size);
+    assert!(bounded("jit-agent", Target::X86_64, 12_526_592).is_ok());
+    let refused = bounded("jit-agent", Target::X86_64, 12_526_593).unwrap_err().to_string();
+    assert!(refused.contains("12526593 bytes"), "{refused}");
+    assert!(bounded("jit-controller", Target::X86_64, 50_000_000).is_ok(), "on no host");
 }
 
 /// The root of a .deb has the mode of a root. A tarball has none: it is unpacked by hand.

@@ -4,6 +4,9 @@
 //! commits the others see within a second. *api* answers calls. *hub* talks to hosts. *signer* owns the
 //! signer's process, and keeps what must be kept once: time, the audit's heads, its receivers, webhooks.
 
+#[cfg(feature = "nats")]
+mod hub;
+
 use std::{collections::BTreeSet, fmt, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use jit_client::{CallError, exit::Exit};
@@ -14,6 +17,10 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
+#[cfg(feature = "nats")]
+pub use self::hub::serve_hub;
+#[cfg(feature = "nats")]
+use crate::fleet::far;
 use crate::{
     api::{self, ApiState, Server, WebhookKey},
     audit::{self, Code, Record, forward::Forward, head::HeadKey, sealing::Sealing},
@@ -31,6 +38,10 @@ use crate::{
 
 /// How often time is looked at, and the database, for what other processes have committed.
 const TICK: Duration = Duration::from_secs(1);
+
+/// With the bus, no process has both the database and hosts.
+const WITH_BUS: &str = "with [bus], hubs are processes of their own, which have no database (docs/bus.md): \
+                        start this one with --roles api,signer";
 
 /// A part of the controller that can be a process of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,6 +123,9 @@ struct Parts {
 /// # Errors
 /// It cannot start, or a part of it has ended.
 pub async fn serve(config: Config, roles: &BTreeSet<Role>) -> Result<(), AppError> {
+    if config.bus.is_some() && roles.contains(&Role::Hub) {
+        return Err(AppError::File(WITH_BUS.to_owned()));
+    }
     let mut signals = Signals::new()?;
     let store = Store::open(&config.store.url().map_err(AppError::File)?).await?;
     let signer = match roles.contains(&Role::Signer) {
@@ -194,6 +208,15 @@ fn start(
         couriers = start_couriers(config, desk)?;
         tasks.spawn(sign(desk.clone(), signer.clone()));
         tasks.spawn(tick(desk.clone()));
+        #[cfg(feature = "nats")]
+        if let Some(bus) = config.bus.clone() {
+            far::check_files(&bus).map_err(|error| AppError::File(error.to_string()))?;
+            let (desk, signer) = (desk.clone(), signer.clone());
+            tasks.spawn(async move {
+                far::run(desk, signer, bus).await;
+                "the bus"
+            });
+        }
     }
     let mut server = None;
     if roles.contains(&Role::Api) {

@@ -11,16 +11,26 @@
 //! verifies; and it loses nothing, since the outbox publishes again until the host has answered.
 //! Its acknowledgement only says that it need not be published again at once.
 
+#[cfg(feature = "nats")]
 mod changes;
+#[cfg(feature = "nats")]
 mod error;
+#[cfg(feature = "nats")]
 mod mailbox;
+#[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "nats")]
 mod publish;
+#[cfg(feature = "nats")]
 mod report;
 mod settings;
+#[cfg(feature = "nats")]
 mod stream;
+#[cfg(feature = "nats")]
 pub mod subject;
 
+pub use self::settings::{RawSettings, Settings};
+#[cfg(feature = "nats")]
 pub use self::{
     changes::{Change, Changes},
     error::BusError,
@@ -28,5 +38,4 @@ pub use self::{
     nats::Bus,
     publish::{Letter, Published},
     report::{Outcome, Presence, Received, Report, Reports},
-    settings::{RawSettings, Settings},
 };

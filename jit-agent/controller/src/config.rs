@@ -6,6 +6,7 @@
 
 mod audit;
 mod database;
+mod hub;
 mod read;
 mod syslog;
 
@@ -19,14 +20,21 @@ use jit_proto::wrong::{Place, Places, Wrong, Wrongs};
 pub use self::{
     audit::AuditConfig,
     database::Database,
+    hub::{File, HubConfig},
     syslog::{Syslog, SyslogError},
 };
-use crate::{api, enrol::settings as enrolment, fleet, messages, people::oidc, signer};
+use crate::{api, bus, enrol::settings as enrolment, fleet, messages, people::oidc, signer};
 
 /// Name of the file in the controller's directory.
 pub const FILE: &str = "controller.toml";
 /// The controller's directory, where nothing else is said.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/jit-controller";
+/// Why `[bus]` and `[hub]` do not go together where there is a database.
+const BUS_AND_HUB: &str = "[hub]: with [bus], agents dial hubs that are processes of their own, whose \
+                           file has only [bus] and [hub] (docs/bus.md): take [hub] out here";
+/// Why `[bus]` needs keys for revocations.
+const NOTHING_CLOSES: &str = "[bus]: over the bus grants are ended by signed revocations, and no key \
+                              signs them: add [[signer.revocation_keys]] (docs/controller-signers.md)";
 /// Largest file that is read, bytes.
 const LONGEST: u64 = 1024 * 1024;
 
@@ -43,6 +51,8 @@ pub struct Config {
     pub api: api::Settings,
     /// How agents are reached.
     pub agents: fleet::Settings,
+    /// The bus to hubs that are processes of their own; `None`: there are none.
+    pub bus: Option<bus::Settings>,
     /// With what is signed, and what never is.
     pub signer: signer::Settings,
     /// The key of the audit.
@@ -96,25 +106,7 @@ impl Config {
     /// # Errors
     /// It cannot be read, or something in it is wrong.
     pub fn read(file: &Path) -> Result<Self, ConfigError> {
-        let whole = |text: String| ConfigError {
-            file: file.to_owned(),
-            mistakes: vec![Mistake { place: None, text }],
-        };
-        let unread = |error: std::io::Error| {
-            let next = match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    "; `jit-controller init` makes it, `--config FILE` names another one"
-                }
-                _ => "",
-            };
-            whole(format!("it cannot be read: {error}{next}"))
-        };
-        let size = fs::metadata(file).map_err(unread)?.len();
-        if size > LONGEST {
-            return Err(whole(format!("it has {size} bytes; no configuration is so long")));
-        }
-        let text = fs::read_to_string(file).map_err(unread)?;
-        Self::parse(&text, file)
+        Self::parse(&text_of(file)?, file)
     }
 
     /// Checks a text as if it were the content of this file.
@@ -122,32 +114,78 @@ impl Config {
     /// # Errors
     /// Everything that is wrong in it.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
-        let directory = match file.parent() {
-            Some(parent) if parent != Path::new("") => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        let (raw, mut mistakes) = read::sections(text);
+        let (raw, mistakes) = read::sections(text);
         let mut wrongs = Wrongs::default();
-        let config = check(raw, file, &directory, &mut wrongs);
-        let places = Places::of(text);
-        mistakes.extend(
-            wrongs
-                .into_iter()
-                .map(|Wrong { path, text }| Mistake { place: places.at(&path), text }),
-        );
-        mistakes.sort();
-        mistakes.dedup();
-        match config {
-            Some(config) if mistakes.is_empty() => Ok(config),
-            _ => Err(ConfigError { file: file.to_owned(), mistakes }),
-        }
+        let config = check(raw, file, &directory_of(file), &mut wrongs);
+        whole(config, wrongs, mistakes, text, file)
+    }
+}
+
+/// What was read, if nothing in it is wrong.
+fn whole<T>(
+    read: Option<T>,
+    wrongs: Wrongs,
+    mut mistakes: Vec<Mistake>,
+    text: &str,
+    file: &Path,
+) -> Result<T, ConfigError> {
+    let places = Places::of(text);
+    mistakes.extend(
+        wrongs.into_iter().map(|Wrong { path, text }| Mistake { place: places.at(&path), text }),
+    );
+    mistakes.sort();
+    mistakes.dedup();
+    match read {
+        Some(read) if mistakes.is_empty() => Ok(read),
+        _ => Err(ConfigError { file: file.to_owned(), mistakes }),
+    }
+}
+
+/// The content of a file.
+fn text_of(file: &Path) -> Result<String, ConfigError> {
+    let whole = |text: String| ConfigError {
+        file: file.to_owned(),
+        mistakes: vec![Mistake { place: None, text }],
+    };
+    let unread = |error: std::io::Error| {
+        let next = match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                "; `jit-controller init` makes it, `--config FILE` names another one"
+            }
+            _ => "",
+        };
+        whole(format!("it cannot be read: {error}{next}"))
+    };
+    let size = fs::metadata(file).map_err(unread)?.len();
+    if size > LONGEST {
+        return Err(whole(format!("it has {size} bytes; no configuration is so long")));
+    }
+    fs::read_to_string(file).map_err(unread)
+}
+
+/// The directory in which a file's relative paths begin.
+fn directory_of(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
     }
 }
 
 /// Checks what could be read. `None`: a section could not.
 fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> Option<Config> {
-    let read::Raw { store, api, agents, hub, signer, audit, syslog, messages, oidc, enrolment } =
-        raw;
+    let read::Raw {
+        store,
+        api,
+        agents,
+        bus,
+        hub,
+        signer,
+        audit,
+        syslog,
+        messages,
+        oidc,
+        enrolment,
+    } = raw;
     let store = store.and_then(|raw| Database::of(raw, directory, wrongs));
     let api = api.and_then(|raw| {
         let checked = api::Settings::of(raw, directory);
@@ -159,6 +197,9 @@ fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> 
     });
     let agents = agents.and_then(|mut agents| {
         if let Some(raw) = hub {
+            if bus.is_some() {
+                wrongs.add("hub", BUS_AND_HUB);
+            }
             let checked = raw.check(&agents, directory);
             let checked =
                 checked.map_err(|part| wrongs.add_below("hub", named("hub", part))).ok()?;
@@ -174,6 +215,11 @@ fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> 
             .ok()?;
         Some(settings)
     });
+    let bus = hub::bus_of(bus, directory, wrongs);
+    let closes = signer.as_ref().is_none_or(|signer| !signer.revocation_keys.is_empty());
+    if matches!(bus, Some(Some(_))) && !closes {
+        wrongs.add("bus", NOTHING_CLOSES);
+    }
     let audit = audit.map(|raw| AuditConfig::of(raw, directory));
     let syslog: Vec<_> = syslog
         .into_iter()
@@ -199,6 +245,7 @@ fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> 
         store: store?,
         api: api?,
         agents: agents?,
+        bus: bus?,
         signer: signer?,
         audit: audit?,
         syslog,

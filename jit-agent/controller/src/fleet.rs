@@ -10,12 +10,16 @@ mod connection;
 mod deliverer;
 mod dial;
 mod error;
+#[cfg(feature = "nats")]
+pub mod far;
 mod follower;
 mod held;
 pub mod import;
 mod link;
 mod observe;
 mod outbox;
+#[cfg(feature = "nats")]
+pub mod outpost;
 mod roller;
 pub mod rollouts;
 mod roster;
@@ -40,13 +44,19 @@ pub use settings::{RawSettings, Settings};
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::{AbortHandle, JoinSet},
-    time::timeout,
+    time::{sleep, timeout},
 };
 pub use uplink::{HubReport, HubSettings, RawHubSettings, Refused};
 
 use self::{
-    closer::Arrived, dial::Dialer, outbox::Outbox, roster::Roster, scribe::Note,
-    signed::SignedGrants, uplink::Hub,
+    closer::Arrived,
+    connection::Connection,
+    dial::Dialer,
+    outbox::Outbox,
+    roster::Roster,
+    scribe::Note,
+    signed::SignedGrants,
+    uplink::{Hub, Reception},
 };
 use crate::{clock::now_ms, desk::Desk, store::ClosingAnswer};
 
@@ -61,6 +71,8 @@ pub enum SignError {
     Unavailable(String),
 }
 
+/// Between looks whether the hosts were read, after a start.
+const READ: Duration = Duration::from_millis(20);
 /// Calls that are under way get this time when the controller ends.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -111,6 +123,39 @@ struct Tasks(AbortHandle);
 impl Drop for Tasks {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+impl Reception for Shared {
+    async fn opens(&self) {
+        // Before, every agent would be none of the inventory.
+        while !self.roster.is_read() {
+            sleep(READ).await;
+        }
+    }
+
+    fn host(&self, names: &uplink::Names, own: &uplink::Names) -> Result<String, String> {
+        uplink::host(names, own, &self.roster)
+    }
+
+    fn arrive(self: &Arc<Self>, host: &str, uplink: Connection) -> Result<(), String> {
+        let found = self.roster.find(host);
+        let (_, link) =
+            found.ok_or_else(|| format!("the host {host:?} was removed from the inventory"))?;
+        link.arrive(uplink);
+        Ok(())
+    }
+
+    fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    fn timeout(&self) -> Duration {
+        self.settings.timeout
+    }
+
+    fn room(&self) -> &Arc<Budget> {
+        &self.room
     }
 }
 

@@ -14,7 +14,6 @@
 pub mod api;
 pub mod app;
 pub mod audit;
-#[cfg(feature = "nats")]
 pub mod bus;
 mod causes;
 pub mod checkpoint;

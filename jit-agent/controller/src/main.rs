@@ -12,7 +12,7 @@ use jit_controller::{
     commands::{
         Failure, access, accounts, backup, check, complain, export, init, report, restore, verify,
     },
-    config::Config,
+    config::{Config, File},
     rules, signer,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -76,14 +76,26 @@ async fn perform(cli: Cli) -> Result<Exit, Failure> {
 }
 
 async fn serve(file: &Path, args: &ServeArgs) -> Result<Exit, Failure> {
-    let config = Config::read(file)?;
+    let read = File::read(file)?;
     log();
     more_files();
     let roles: BTreeSet<Role> = match args.roles.is_empty() {
         true => Role::ALL.into(),
         false => args.roles.iter().copied().collect(),
     };
-    match app::serve(config, &roles).await {
+    let served = match read {
+        File::Controller(config) => app::serve(*config, &roles).await,
+        #[cfg(feature = "nats")]
+        File::Hub(config) if roles == [Role::Hub].into() => app::serve_hub(*config).await,
+        File::Hub(config) => {
+            return Err(Failure::files(format!(
+                "{} is the file of a hub, which has neither a database nor a key: start it with \
+                 --roles hub",
+                config.file.display()
+            )));
+        }
+    };
+    match served {
         Ok(()) => Ok(Exit::Success),
         Err(error) => Err(Failure::new(error.exit(), error.to_string())),
     }

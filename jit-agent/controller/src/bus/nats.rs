@@ -55,6 +55,15 @@ impl Bus {
         Self::connect(settings, HUB_INBOX).await
     }
 
+    /// Whether its files can be used.
+    ///
+    /// # Errors
+    /// One cannot.
+    pub fn check_files(settings: &Settings) -> Result<(), BusError> {
+        seed(&settings.nkey)?;
+        check_tls(settings)
+    }
+
     async fn connect(settings: Settings, inbox: &str) -> Result<Self, BusError> {
         let seed = seed(&settings.nkey)?;
         check_tls(&settings)?;

@@ -30,9 +30,13 @@ const DETAIL: usize = 2048;
 pub struct Outcome {
     /// The host's id.
     pub host: String,
-    /// The item that it answers to, hex.
+    /// The item that it answers to, hex; empty: the host says it by itself.
     pub item: String,
-    /// What became of it: a word of the store's answers.
+    /// The grant that it is about; empty: none by its id.
+    pub grant: String,
+    /// Whether the item ends the grant.
+    pub ends: bool,
+    /// What became of it: a word of the store's answers, or [`Outcome::NOT_NOW`].
     pub answer: String,
     /// The reason word.
     pub word: String,
@@ -40,6 +44,11 @@ pub struct Outcome {
     pub detail: String,
     /// When it answered, milliseconds since the Unix epoch.
     pub at_ms: i64,
+}
+
+impl Outcome {
+    /// The host could not take it at this moment; `detail` says why.
+    pub const NOT_NOW: &'static str = "not_now";
 }
 
 /// A hub has a host, or has it no longer.
@@ -51,8 +60,16 @@ pub struct Presence {
     pub hub: String,
     /// Whether it is connected.
     pub connected: bool,
-    /// Since when, milliseconds since the Unix epoch.
+    /// Since when the connection is or was there, milliseconds since the Unix epoch.
     pub since_ms: i64,
+    /// When that was seen, milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    /// From where the host has connected.
+    pub peer: String,
+    /// The most important of its status: a `jit.v1.StatusResponse` in base64; empty: not connected.
+    pub status: String,
+    /// Why two machines are this host, in words; empty: one is.
+    pub rival: String,
 }
 
 /// A report.
@@ -210,6 +227,10 @@ mod tests {
             hub: "hub-a".into(),
             connected: true,
             since_ms: 5,
+            at_ms: 6,
+            peer: "192.0.2.1:4".into(),
+            status: String::new(),
+            rival: String::new(),
         });
         let body = serde_json::to_vec(&report).unwrap();
         let subject = |host, kind| subject::report(&HostTag::of(host), kind);

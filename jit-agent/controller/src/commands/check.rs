@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock,
-    config::Config,
+    config::{File, HubConfig},
     health::{Finding, Findings, Level},
     people::oidc::Oidc,
 };
@@ -38,15 +38,17 @@ pub struct CheckArgs {
 /// Standard output cannot be written.
 pub async fn run(file: &Path, args: &CheckArgs) -> Result<Exit, Failure> {
     let mut findings = Findings::default();
-    match Config::read(file) {
+    match File::read(file) {
         Err(error) => {
             for line in error.to_string().lines() {
                 findings.error("configuration", line);
             }
         }
-        Ok(config) => {
+        Ok(File::Hub(config)) => of_hub(&config, &mut findings),
+        Ok(File::Controller(config)) => {
             let now_ms = clock::now_ms();
             findings.good("configuration", format!("{} is good", file.display()));
+            of_bus(config.bus.as_ref(), &mut findings);
             files::check(&config, &mut findings);
             certificates::check(&config, now_ms, &mut findings);
             keys::check(&config, &mut findings);
@@ -75,6 +77,28 @@ pub async fn run(file: &Path, args: &CheckArgs) -> Result<Exit, Failure> {
     }
     Ok(if worst == Level::Error { Exit::Configuration } else { Exit::Success })
 }
+
+/// What a hub without a database has.
+fn of_hub(config: &HubConfig, findings: &mut Findings) {
+    let name = &config.hub.name;
+    findings.good("configuration", format!("{} is that of the hub {name}", config.file.display()));
+    of_bus(Some(&config.bus), findings);
+    certificates::of_hub(&config.hub, clock::now_ms(), findings);
+}
+
+/// Whether the files of the bus can be used. Its servers are not asked.
+#[cfg(feature = "nats")]
+fn of_bus(bus: Option<&crate::bus::Settings>, findings: &mut Findings) {
+    let Some(bus) = bus else { return };
+    match crate::bus::Bus::check_files(bus) {
+        Ok(()) => findings.good("bus", format!("{} servers, and good files", bus.servers.len())),
+        Err(error) => findings.error("bus", error.to_string()),
+    }
+}
+
+/// Without the feature `nats` no configuration has a bus.
+#[cfg(not(feature = "nats"))]
+fn of_bus(_: Option<&crate::bus::Settings>, _: &mut Findings) {}
 
 fn shown(all: &[Finding]) -> String {
     let mut text = String::new();

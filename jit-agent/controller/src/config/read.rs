@@ -11,12 +11,23 @@ use toml::{
 };
 
 use super::{Mistake, audit, database, syslog};
-use crate::{api, enrol::settings as enrolment, fleet, messages, people::oidc, signer};
+use crate::{api, bus, enrol::settings as enrolment, fleet, messages, people::oidc, signer};
 
 /// The most mistakes that are looked for in one section.
 const MOST: usize = 64;
-const SECTIONS: [&str; 10] =
-    ["agents", "api", "audit", "enrolment", "hub", "messages", "oidc", "signer", "store", "syslog"];
+const SECTIONS: [&str; 11] = [
+    "agents",
+    "api",
+    "audit",
+    "bus",
+    "enrolment",
+    "hub",
+    "messages",
+    "oidc",
+    "signer",
+    "store",
+    "syslog",
+];
 
 /// The sections that could be read.
 #[derive(Default)]
@@ -24,6 +35,7 @@ pub(super) struct Raw {
     pub(super) store: Option<database::Raw>,
     pub(super) api: Option<api::RawSettings>,
     pub(super) agents: Option<fleet::RawSettings>,
+    pub(super) bus: Option<bus::RawSettings>,
     pub(super) hub: Option<fleet::RawHubSettings>,
     pub(super) signer: Option<signer::Settings>,
     pub(super) audit: Option<audit::Raw>,
@@ -50,6 +62,7 @@ pub(super) fn sections(text: &str) -> (Raw, Vec<Mistake>) {
         store: reader.section(&mut root, "store", Some("")),
         api: reader.section(&mut root, "api", Some("")),
         agents: reader.section(&mut root, "agents", None),
+        bus: reader.optional(&mut root, "bus"),
         hub: reader.optional(&mut root, "hub"),
         signer: reader.section(&mut root, "signer", None),
         audit: reader.section(&mut root, "audit", None),
@@ -59,6 +72,36 @@ pub(super) fn sections(text: &str) -> (Raw, Vec<Mistake>) {
         enrolment: reader.section(&mut root, "enrolment", Some("")),
     };
     (raw, reader.mistakes)
+}
+
+/// The sections of a hub's file.
+#[derive(Default)]
+pub(super) struct RawHub {
+    pub(super) bus: Option<bus::RawSettings>,
+    pub(super) hub: Option<fleet::RawHubSettings>,
+}
+
+/// Reads a text as that of a hub without a database: it has `[bus]` and `[hub]`, and signs nothing.
+/// `None`: it is another one.
+pub(super) fn hub(text: &str) -> Option<(RawHub, Vec<Mistake>)> {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let mut root = root.into_inner();
+    let is_hub = ["bus", "hub"].iter().all(|name| root.contains_key(*name));
+    if !errors.is_empty() || !is_hub || root.contains_key("signer") {
+        return None;
+    }
+    let mut reader = Reader { text, mistakes: Vec::new() };
+    let raw =
+        RawHub { bus: reader.optional(&mut root, "bus"), hub: reader.optional(&mut root, "hub") };
+    for (name, _) in &root {
+        let why = format!(
+            "[{}] does not belong here: with [bus] and [hub], and without [signer], this is the file \
+             of a hub, which has neither a database nor a key",
+            name.get_ref()
+        );
+        reader.add(name.span().start, why);
+    }
+    Some((raw, reader.mistakes))
 }
 
 struct Reader<'t> {

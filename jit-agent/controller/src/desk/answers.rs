@@ -37,6 +37,11 @@ pub enum What {
         /// What is seen of it, in words.
         detail: String,
     },
+    /// It went to the bus; whether the host has it is not known yet.
+    Sent {
+        /// When it goes there again, without an answer.
+        next_ms: i64,
+    },
     /// It has not.
     Failed {
         /// Why, in words.
@@ -204,6 +209,10 @@ async fn keep(
                         deliveries::answered(tx, of, closed, "lost", "", now_ms).await?
                     }
                 };
+            }
+            What::Sent { next_ms } => {
+                deliveries::sent(tx, of, *next_ms).await?;
+                continue;
             }
             What::Failed { trouble, next_ms } => {
                 deliveries::failed(tx, of, trouble, now_ms, *next_ms).await?;

@@ -27,6 +27,12 @@ impl Connection {
         Self { agent, peer: Some(peer), since_ms: now_ms() }
     }
 
+    /// From where the agent has made it, as a hub reports it.
+    #[cfg(feature = "nats")]
+    pub(super) fn place_at_hub(&self) -> String {
+        self.peer.map(|peer| peer.to_string()).unwrap_or_default()
+    }
+
     /// Where the agent is, without the port of a connection that it made.
     pub(super) fn place(&self, host: &Host) -> String {
         self.peer.map_or_else(|| host.address.clone(), |peer| peer.ip().to_string())

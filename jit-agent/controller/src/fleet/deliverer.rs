@@ -341,27 +341,50 @@ fn failures(rows: &[Delivery], trouble: &str) -> Vec<Heard> {
     rows.iter().map(|row| failure(row, trouble)).collect()
 }
 
+/// What a host's outcome for one grant means.
+pub(super) enum Judged {
+    Answered {
+        answer: Answer,
+        word: String,
+        detail: String,
+    },
+    /// It is about the host at this moment: it is tried again.
+    Failed(String),
+}
+
 /// What a host's outcome for one grant means. `begins_ms`: when the grant begins.
-fn judge(row: &Delivery, begins_ms: i64, outcome: Option<v1::Outcome>) -> Heard {
+pub(super) fn judged(begins_ms: i64, outcome: Option<v1::Outcome>) -> Judged {
     let Some(v1::Outcome { reason, accepted, detail, warning, .. }) = outcome else {
-        return failure(row, "the agent's answer says nothing of this grant");
+        return Judged::Failed("the agent's answer says nothing of this grant".to_owned());
     };
     if accepted {
         // A grant that the host has known before may not have begun yet.
         let scheduled = reason == "scheduled" || (reason == "known" && begins_ms > now_ms());
         let answer = if scheduled { Answer::Scheduled } else { Answer::Open };
-        answered(row, answer, &reason, &warning)
+        Judged::Answered { answer, word: reason, detail: warning }
     } else if PASSING.contains(&reason.as_str()) {
-        failure(row, &CallError::refused(&reason, &detail).to_string())
+        Judged::Failed(CallError::refused(&reason, &detail).to_string())
     } else {
-        answered(row, Answer::Refused, &reason, &detail)
+        Judged::Answered { answer: Answer::Refused, word: reason, detail }
+    }
+}
+
+fn judge(row: &Delivery, begins_ms: i64, outcome: Option<v1::Outcome>) -> Heard {
+    match judged(begins_ms, outcome) {
+        Judged::Answered { answer, word, detail } => answered(row, answer, &word, &detail),
+        Judged::Failed(why) => failure(row, &why),
     }
 }
 
 /// That a host did not answer, and when it is tried again.
-fn failure(row: &Delivery, trouble: &str) -> Heard {
+pub(super) fn failure(row: &Delivery, trouble: &str) -> Heard {
+    failure_after(row, trouble, AGAIN)
+}
+
+/// The same with other pauses.
+pub(super) fn failure_after(row: &Delivery, trouble: &str, again: Backoff) -> Heard {
     let failed = u32::try_from(row.attempts).unwrap_or(u32::MAX).saturating_add(1);
-    let pause = AGAIN.pause(failed, random()).as_millis();
+    let pause = again.pause(failed, random()).as_millis();
     let next_ms = now_ms().saturating_add(i64::try_from(pause).unwrap_or(i64::MAX));
     let trouble = jit_proto::printable::clean(trouble, 1000);
     Heard { of: row.clone(), what: What::Failed { trouble, next_ms } }
@@ -404,6 +427,7 @@ mod tests {
                 What::Answered { answer, .. } => answer.word().to_owned(),
                 What::Failed { trouble, .. } => trouble,
                 What::Lost { detail } => detail,
+                What::Sent { .. } => "sent".to_owned(),
             }
         };
         let later = now_ms() + 60_000;

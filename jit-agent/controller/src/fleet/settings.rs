@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::uplink::HubSettings;
 
 /// Room for large answers: the lists of a million grants.
-const ANSWERS: usize = 256 * 1024 * 1024;
+pub(super) const ANSWERS: usize = 256 * 1024 * 1024;
 
 /// `[agents]` as it stands in the file.
 #[derive(Clone, Debug, Deserialize)]

@@ -11,14 +11,50 @@ use std::{
     collections::VecDeque,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
+use jit_client::Budget;
 use jit_proto::printable::clean;
+use tokio::sync::watch;
 
-pub(super) use self::listener::{Hub, run};
+#[cfg(feature = "nats")]
+pub(super) use self::identity::host_by_uri;
 use self::places::Places;
 pub use self::settings::{HubSettings, RawHubSettings};
+pub(super) use self::{
+    identity::{Names, host},
+    listener::{Hub, run},
+};
+use super::connection::Connection;
 use crate::clock::now_ms;
+
+/// Who gets the connections that agents make.
+pub(super) trait Reception: Send + Sync + 'static {
+    /// Waits until it is known which hosts there are.
+    fn opens(&self) -> impl Future<Output = ()> + Send;
+
+    /// The host with these names. `own`: those in the hub's own certificate.
+    ///
+    /// # Errors
+    /// A sentence that says why it is none.
+    fn host(&self, names: &Names, own: &Names) -> Result<String, String>;
+
+    /// Gives a host's connection to who follows the host.
+    ///
+    /// # Errors
+    /// A sentence that says why it is not taken.
+    fn arrive(self: &Arc<Self>, host: &str, uplink: Connection) -> Result<(), String>;
+
+    /// Says when the process ends.
+    fn draining(&self) -> watch::Receiver<bool>;
+
+    /// The longest wait for an answer.
+    fn timeout(&self) -> Duration;
+
+    /// Room for large answers of hosts.
+    fn room(&self) -> &Arc<Budget>;
+}
 
 /// The last connections that were refused, at most.
 const REFUSED: usize = 20;

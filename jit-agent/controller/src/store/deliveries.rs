@@ -430,6 +430,23 @@ pub async fn failed(
     Ok(())
 }
 
+/// Keeps that it went to the bus, and when it goes there again if no answer comes.
+///
+/// # Errors
+/// Those of the database.
+pub async fn sent(tx: &mut Tx, of: &Delivery, next_ms: i64) -> Result<(), StoreError> {
+    let update = "UPDATE delivery SET attempts = attempts + 1, next_ms = $4 \
+                  WHERE grant_id = $1 AND host = $2 AND wanted = $3 AND pending = 1";
+    query(update)
+        .bind(of.grant_id.as_str())
+        .bind(of.host.as_str())
+        .bind(of.wanted.word())
+        .bind(next_ms)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
 /// How many hosts of a request have answered what, as this transaction sees it.
 ///
 /// # Errors

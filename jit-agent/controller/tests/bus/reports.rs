@@ -13,6 +13,8 @@ fn answer(host: &str, detail: &str) -> Report {
     Report::Answer(Outcome {
         host: host.into(),
         item: "00".repeat(32),
+        grant: String::new(),
+        ends: false,
         answer: "open".into(),
         word: String::new(),
         detail: detail.into(),
@@ -32,6 +34,10 @@ async fn a_report_stays_until_the_store_has_it() {
         hub: "hub-a".into(),
         connected: true,
         since_ms: 7,
+        at_ms: 8,
+        peer: String::new(),
+        status: String::new(),
+        rival: String::new(),
     });
     hub.report(&second).await.unwrap();
     // Nonsense is taken out, and stops nothing.

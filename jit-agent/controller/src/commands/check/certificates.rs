@@ -11,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
 
 use super::super::output::moment;
-use crate::{config::Config, health::Findings};
+use crate::{config::Config, fleet::HubSettings, health::Findings};
 
 /// A certificate that ends within this time is worth a warning, milliseconds.
 const SOON_MS: i64 = 14 * 86_400_000;
@@ -23,15 +23,8 @@ pub(super) fn check(config: &Config, now_ms: i64, findings: &mut Findings) {
     pair(&config.agents.certificate, &config.agents.key, Names::Uri, now_ms, findings);
     authority(&config.agents.ca, now_ms, findings);
     if let Some(hub) = &config.agents.hub {
-        if hub.certificate != config.agents.certificate {
-            pair(&hub.certificate, &hub.key, Names::Uri, now_ms, findings);
-        }
-        // Agents check the name under which they connect.
-        pair(&hub.certificate, &hub.key, Names::Server, now_ms, findings);
-        if hub.client_ca != config.agents.ca {
-            authority(&hub.client_ca, now_ms, findings);
-        }
-        files(hub.connections, findings);
+        let own = hub.certificate != config.agents.certificate;
+        port(hub, own, hub.client_ca != config.agents.ca, now_ms, findings);
     }
     for one in &config.syslog {
         match one.receiver() {
@@ -42,6 +35,24 @@ pub(super) fn check(config: &Config, now_ms: i64, findings: &mut Findings) {
             pair(certificate, key, Names::Any, now_ms, findings);
         }
     }
+}
+
+/// The files of a hub that has no `[agents]` beside it.
+pub(super) fn of_hub(hub: &HubSettings, now_ms: i64, findings: &mut Findings) {
+    port(hub, true, true, now_ms, findings);
+}
+
+/// Where agents connect. `certificate`, `ca`: they were not looked at before.
+fn port(hub: &HubSettings, certificate: bool, ca: bool, now_ms: i64, findings: &mut Findings) {
+    if certificate {
+        pair(&hub.certificate, &hub.key, Names::Uri, now_ms, findings);
+    }
+    // Agents check the name under which they connect.
+    pair(&hub.certificate, &hub.key, Names::Server, now_ms, findings);
+    if ca {
+        authority(&hub.client_ca, now_ms, findings);
+    }
+    files(hub.connections, findings);
 }
 
 /// Whether each connection to a hub can have its file.

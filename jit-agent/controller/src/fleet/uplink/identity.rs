@@ -13,7 +13,7 @@ use super::super::roster::Roster;
 
 /// The names in a certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Names {
+pub(in super::super) struct Names {
     pub(super) dns: BTreeSet<String>,
     pub(super) uri: BTreeSet<String>,
 }
@@ -39,7 +39,36 @@ impl Names {
 ///
 /// # Errors
 /// A sentence that says why it is no host, or not one of the inventory.
-pub(super) fn host(names: &Names, own: &Names, roster: &Roster) -> Result<String, String> {
+pub(in super::super) fn host(
+    names: &Names,
+    own: &Names,
+    roster: &Roster,
+) -> Result<String, String> {
+    match by_uri(names, own)? {
+        None => by_dns(names, roster),
+        Some(host) if roster.find(&host).is_some() => Ok(host),
+        Some(host) => Err(format!(
+            "its certificate names the host {host:?}, which the inventory has not: add it with `jitctl \
+             hosts add`"
+        )),
+    }
+}
+
+/// The id of the host with these names, where there is no inventory: only a host URI says it.
+///
+/// # Errors
+/// A sentence that says why it is no host.
+#[cfg(feature = "nats")]
+pub(in super::super) fn host_by_uri(names: &Names, own: &Names) -> Result<String, String> {
+    by_uri(names, own)?.ok_or_else(|| {
+        "its certificate bears no host URI, and this hub has no inventory: issue it with `jitctl pki \
+         issue --host-id`"
+            .to_owned()
+    })
+}
+
+/// The host that a URI names; `None`: none does.
+fn by_uri(names: &Names, own: &Names) -> Result<Option<String>, String> {
     if let Some(uri) = names.uri.intersection(&own.uri).next() {
         return Err(format!(
             "its certificate bears {uri}, the name of this controller: it is no host's"
@@ -47,13 +76,8 @@ pub(super) fn host(names: &Names, own: &Names, roster: &Roster) -> Result<String
     }
     let uris: Vec<HostUri> = names.uri.iter().filter_map(|uri| uri.parse().ok()).collect();
     match &uris[..] {
-        [] => by_dns(names, roster),
-        [uri] if roster.find(uri.host()).is_some() => Ok(uri.host().to_owned()),
-        [uri] => Err(format!(
-            "its certificate names the host {:?}, which the inventory has not: add it with `jitctl \
-             hosts add`",
-            uri.host()
-        )),
+        [] => Ok(None),
+        [uri] => Ok(Some(uri.host().to_owned())),
         several => Err(format!("its certificate names {} hosts", several.len())),
     }
 }
@@ -97,6 +121,17 @@ mod tests {
             roster.add(Arc::new(Host { id, server_name, ..Host::default() }));
         }
         roster
+    }
+
+    #[test]
+    #[cfg(feature = "nats")]
+    fn without_an_inventory_only_a_host_uri_counts() {
+        let own = Names::default();
+        let uri = Names { uri: ["spiffe://example.org/host/x".to_owned()].into(), ..own.clone() };
+        assert_eq!(host_by_uri(&uri, &own), Ok("x".to_owned()));
+        assert!(host_by_uri(&uri, &uri).unwrap_err().contains("this controller"));
+        let dns = Names { dns: ["web-1".to_owned()].into(), ..own.clone() };
+        assert!(host_by_uri(&dns, &own).unwrap_err().contains("no host URI"));
     }
 
     fn found(dns: &[&str], uri: &[&str]) -> Result<String, String> {

@@ -30,9 +30,9 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    super::{Shared, connection::Connection},
-    HubSettings, Uplinks,
-    identity::{self, Names},
+    super::connection::Connection,
+    HubSettings, Reception, Uplinks,
+    identity::Names,
     places::{Held, Places},
 };
 
@@ -41,8 +41,6 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Connections that wait for a place for their handshake, in the kernel: after a restart all agents come back
 /// at about the same time.
 const BACKLOG: i32 = 4096;
-/// Between looks whether the hosts were read, after a start.
-const READ: Duration = Duration::from_millis(20);
 /// After a failed accept(2), such as one without a free file.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -139,12 +137,14 @@ fn certificates(name: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>,
 }
 
 /// Takes connections until the task is ended.
-pub(in super::super) async fn run(shared: Arc<Shared>, hub: Arc<Hub>, listener: TcpListener) {
+pub(in super::super) async fn run<R: Reception>(
+    shared: Arc<R>,
+    hub: Arc<Hub>,
+    listener: TcpListener,
+) {
     // Before, every agent would be none of the inventory.
-    while !shared.roster.is_read() {
-        sleep(READ).await;
-    }
-    let mut draining = shared.draining.subscribe();
+    shared.opens().await;
+    let mut draining = shared.draining();
     loop {
         let next = async {
             // Who is not taken yet waits, and is not sent away: an agent that is comes back much later.
@@ -183,7 +183,12 @@ pub(in super::super) async fn run(shared: Arc<Shared>, hub: Arc<Hub>, listener: 
 }
 
 /// Makes the handshake, and gives the connection to its host's follower.
-async fn take(shared: &Shared, hub: &Hub, tcp: TcpStream, peer: SocketAddr) -> Result<(), String> {
+async fn take<R: Reception>(
+    shared: &Arc<R>,
+    hub: &Hub,
+    tcp: TcpStream,
+    peer: SocketAddr,
+) -> Result<(), String> {
     let tls = hub.tls();
     tcp.set_nodelay(true).map_err(|error| error.to_string())?;
     let accepting = TlsAcceptor::from(Arc::clone(&tls.config)).accept(tcp);
@@ -198,17 +203,15 @@ async fn take(shared: &Shared, hub: &Hub, tcp: TcpStream, peer: SocketAddr) -> R
     }
     let leaf = session.peer_certificates().and_then(<[_]>::first);
     let leaf = leaf.ok_or("it shows no certificate")?;
-    let host = identity::host(&Names::of(leaf), &tls.own, &shared.roster)?;
+    let host = shared.host(&Names::of(leaf), &tls.own)?;
     let held = places(hub).hold(Sha256::digest(leaf).into())?;
     let stream = Counted { inner: stream, _held: held };
-    let agent = Agent::over_uplink(peer, stream, shared.settings.timeout, &shared.room);
+    let agent = Agent::over_uplink(peer, stream, shared.timeout(), shared.room());
     let agent = agent.await.map_err(|error| error.to_string())?;
-    match shared.roster.find(&host) {
-        Some(_) if *shared.draining.borrow() => return Err("this hub ends".into()),
-        Some((_, link)) => link.arrive(Connection::arrived(agent, peer)),
-        None => return Err(format!("the host {host:?} was removed from the inventory")),
+    if *shared.draining().borrow() {
+        return Err("this hub ends".into());
     }
-    Ok(())
+    shared.arrive(&host, Connection::arrived(agent, peer))
 }
 
 fn places(hub: &Hub) -> &Arc<Places> {

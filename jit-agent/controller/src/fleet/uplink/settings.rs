@@ -5,10 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use jit_proto::wrong::Wrongs;
+use jit_proto::{printable::clean, wrong::Wrongs};
 use serde::Deserialize;
 
 use super::super::Settings;
+
+/// Longest name of a hub, characters.
+const LONGEST_NAME: usize = 64;
 
 /// `[hub]` as it stands in the file.
 #[derive(Clone, Debug, Deserialize)]
@@ -16,6 +19,8 @@ use super::super::Settings;
 pub struct RawHubSettings {
     /// Where agents connect: `0.0.0.0:7444`.
     pub listen: String,
+    /// The hub's name among several.
+    pub name: Option<String>,
     /// The hub's certificate, PEM; otherwise that of `[agents]`.
     pub certificate: Option<PathBuf>,
     /// Its private key, PEM.
@@ -33,6 +38,8 @@ pub struct RawHubSettings {
 pub struct HubSettings {
     /// Where agents connect.
     pub listen: SocketAddr,
+    /// Its name among several; empty: it is the only one.
+    pub name: String,
     /// The hub's certificate, PEM.
     pub certificate: PathBuf,
     /// Its private key, PEM.
@@ -50,6 +57,7 @@ impl HubSettings {
     pub fn new(listen: SocketAddr, agents: &Settings) -> Self {
         Self {
             listen,
+            name: String::new(),
             certificate: agents.certificate.clone(),
             key: agents.key.clone(),
             client_ca: agents.ca.clone(),
@@ -60,12 +68,42 @@ impl HubSettings {
 }
 
 impl RawHubSettings {
+    /// The settings of a hub that has no `[agents]` beside it: it names all its files.
+    ///
+    /// # Errors
+    /// Every wrong value, by its path below the section.
+    pub fn check_alone(self, directory: &Path) -> Result<HubSettings, Wrongs> {
+        let Self { name, certificate, key, client_ca, .. } = &self;
+        let mut wrongs = Wrongs::default();
+        if name.is_none() {
+            wrongs
+                .add("name", "name is missing: the controller shows by it which hub a host is at");
+        }
+        for (name, file) in [("certificate", certificate), ("key", key), ("client_ca", client_ca)] {
+            if file.is_none() {
+                wrongs.add(
+                    name,
+                    format!("{name} is missing: a hub without [agents] names all its files"),
+                );
+            }
+        }
+        let none = PathBuf::new;
+        let checked = self.check(&Settings::new(none(), none(), none()), directory);
+        match checked {
+            Ok(settings) => wrongs.end(settings),
+            Err(more) => {
+                more.into_iter().for_each(|wrong| wrongs.add(wrong.path, wrong.text));
+                Err(wrongs)
+            }
+        }
+    }
+
     /// The settings; paths are below `directory`.
     ///
     /// # Errors
     /// Every wrong value, by its path below the section.
     pub fn check(self, agents: &Settings, directory: &Path) -> Result<HubSettings, Wrongs> {
-        let Self { listen, certificate, key, client_ca, connections, handshakes } = self;
+        let Self { listen, name, certificate, key, client_ca, connections, handshakes } = self;
         let mut wrongs = Wrongs::default();
         let parsed = listen.parse().map_err(|_| {
             let why = format!("listen: {listen:?} is no ADDRESS:PORT such as 0.0.0.0:7444");
@@ -73,6 +111,13 @@ impl RawHubSettings {
         });
         let mut settings =
             HubSettings::new(parsed.unwrap_or_else(|()| ([0, 0, 0, 0], 0).into()), agents);
+        if let Some(name) = name {
+            if name.is_empty() || clean(&name, LONGEST_NAME) != name {
+                let why = format!("name: {name:?} is not 1 to {LONGEST_NAME} printable characters");
+                wrongs.add("name", why);
+            }
+            settings.name = name;
+        }
         if certificate.is_some() != key.is_some() {
             let name = if key.is_some() { "key" } else { "certificate" };
             wrongs.add(name, "certificate and key belong together: name both, or neither");

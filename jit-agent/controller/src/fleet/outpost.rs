@@ -1,0 +1,260 @@
+//! A hub without a database: agents connect to it, it takes what is signed for their hosts from the bus,
+//! delivers it, and reports what they answer. It verifies nothing and believes nothing: each host does.
+
+mod host;
+mod letter;
+mod reporter;
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use jit_client::{Budget, CallError};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{
+    DRAIN,
+    backoff::{Backoff, random},
+    connection::Connection,
+    settings::ANSWERS,
+    uplink::{self, Hub, HubReport, HubSettings, Names, Reception},
+};
+use crate::bus::{
+    self, Bus, BusError, Change,
+    subject::{HostTag, To},
+};
+
+/// Letters that wait for one host. More: its mailbox is read again.
+const LETTERS: usize = 256;
+/// Connections of one host that wait.
+const ARRIVALS: usize = 2;
+/// The longest wait for an agent's answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Between attempts to connect to the bus for the first time.
+const AGAIN: Backoff = Backoff { first: Duration::from_millis(500), most: Duration::from_secs(15) };
+/// The last reports get this time when the hub ends.
+const LAST: Duration = Duration::from_secs(5);
+
+/// A hub. Its tasks end with it.
+pub struct Outpost {
+    post: Arc<Post>,
+    hub: Arc<Hub>,
+    parts: JoinSet<&'static str>,
+}
+
+/// What all parts share.
+struct Post {
+    name: String,
+    /// Room for large answers of hosts.
+    room: Arc<Budget>,
+    hosts: Mutex<HashMap<HostTag, Entry>>,
+    /// The bus, once it is there and listened to.
+    bus: watch::Sender<Option<Bus>>,
+    reports: reporter::Reports,
+    draining: watch::Sender<bool>,
+}
+
+/// A host that is connected.
+struct Entry {
+    host: String,
+    arrivals: mpsc::Sender<Connection>,
+    letters: mpsc::Sender<Bytes>,
+    /// Letters may have been missed.
+    missed: Arc<Notify>,
+}
+
+/// The other ends of an [`Entry`].
+struct Inbox {
+    arrivals: mpsc::Receiver<Connection>,
+    letters: mpsc::Receiver<Bytes>,
+    missed: Arc<Notify>,
+}
+
+impl Outpost {
+    /// Listens for agents from now on, and connects to the bus as soon as it lets this hub in.
+    ///
+    /// # Errors
+    /// A file cannot be used, or the address is taken.
+    pub fn start(hub: &HubSettings, bus: &bus::Settings) -> Result<Self, CallError> {
+        Bus::check_files(bus).map_err(|error| CallError::Files(error.to_string()))?;
+        let name = hub.name.clone();
+        let (hub, listener) = Hub::bind(hub)?;
+        let (reports, waiting) = reporter::Reports::open();
+        let post = Arc::new(Post {
+            name,
+            room: Arc::new(Budget::new(ANSWERS)),
+            hosts: Mutex::default(),
+            bus: watch::channel(None).0,
+            reports,
+            draining: watch::channel(false).0,
+        });
+        let mut parts = JoinSet::new();
+        let (of_bus, settings) = (Arc::clone(&post), bus.clone());
+        parts.spawn(async move { listen(&of_bus, &settings).await });
+        let bus = post.bus.subscribe();
+        parts.spawn(async move {
+            reporter::run(bus, waiting).await;
+            "reporting"
+        });
+        let (of_hub, listening) = (Arc::clone(&post), Arc::clone(&hub));
+        parts.spawn(async move {
+            uplink::run(of_hub, listening, listener).await;
+            "the hub"
+        });
+        Ok(Self { post, hub, parts })
+    }
+
+    /// Where agents connect.
+    pub fn address(&self) -> SocketAddr {
+        self.hub.address
+    }
+
+    /// What it has to say of connections.
+    pub fn report(&self) -> HubReport {
+        self.hub.uplinks.report()
+    }
+
+    /// Reads certificate, key and CA again.
+    ///
+    /// # Errors
+    /// A file cannot be used: the old ones stay.
+    pub fn reload(&self) -> Result<(), CallError> {
+        self.hub.reload()
+    }
+
+    /// Waits until a part has ended by a defect, and names it.
+    pub async fn ended(&mut self) -> &'static str {
+        self.parts.join_next().await.and_then(Result::ok).unwrap_or("a part of the hub")
+    }
+
+    /// Leaves all hosts, because the process ends: they are asked to go to another hub, and what they have
+    /// answered is reported, both in a bounded time.
+    pub async fn drain(self) {
+        self.post.draining.send_replace(true);
+        if timeout(DRAIN, self.hub.uplinks.empty()).await.is_err() {
+            tracing::warn!("some agents did not leave before the end; they look for another hub");
+        }
+        let reported = async {
+            while !self.post.hosts().is_empty() || self.post.reports.waiting() > 0 {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if timeout(LAST, reported).await.is_err() {
+            tracing::warn!(
+                "some answers were not reported; they are asked for again at another hub"
+            );
+        }
+    }
+}
+
+impl Post {
+    fn hosts(&self) -> MutexGuard<'_, HashMap<HostTag, Entry>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a letter to whom it is for.
+    fn hand_out(&self, to: &To, letter: &Bytes) {
+        let hosts = self.hosts();
+        match to {
+            To::All => hosts.values().for_each(|entry| entry.give(letter)),
+            To::Host(tag) => {
+                if let Some(entry) = hosts.get(tag) {
+                    entry.give(letter);
+                }
+            }
+        }
+    }
+
+    /// Has all mailboxes read again.
+    fn missed(&self) {
+        self.hosts().values().for_each(|entry| entry.missed.notify_one());
+    }
+}
+
+impl Entry {
+    fn give(&self, letter: &Bytes) {
+        if self.letters.try_send(letter.clone()).is_err() {
+            self.missed.notify_one();
+        }
+    }
+}
+
+impl Reception for Post {
+    async fn opens(&self) {}
+
+    fn host(&self, names: &Names, own: &Names) -> Result<String, String> {
+        uplink::host_by_uri(names, own)
+    }
+
+    fn arrive(self: &Arc<Self>, host: &str, uplink: Connection) -> Result<(), String> {
+        let tag = HostTag::of(host);
+        let mut hosts = self.hosts();
+        if let Some(entry) = hosts.get(&tag) {
+            if entry.host != host {
+                return Err(format!(
+                    "another host, {:?}, has the same place on the bus",
+                    entry.host
+                ));
+            }
+            let gone = |_| "several connections of this host wait already".to_owned();
+            return entry.arrivals.try_send(uplink).map_err(gone);
+        }
+        let (arrivals, arrived) = mpsc::channel(ARRIVALS);
+        let (letters, given) = mpsc::channel(LETTERS);
+        let missed = Arc::new(Notify::new());
+        let inbox = Inbox { arrivals: arrived, letters: given, missed: Arc::clone(&missed) };
+        hosts.insert(tag, Entry { host: host.to_owned(), arrivals, letters, missed });
+        drop(hosts);
+        tokio::spawn(host::run(Arc::clone(self), host.to_owned(), inbox, uplink));
+        Ok(())
+    }
+
+    fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    fn timeout(&self) -> Duration {
+        ANSWER
+    }
+
+    fn room(&self) -> &Arc<Budget> {
+        &self.room
+    }
+}
+
+/// Listens to the bus until the task is ended. What is connected stays connected while the bus is away.
+async fn listen(post: &Post, settings: &bus::Settings) -> &'static str {
+    let mut failed = 0_u32;
+    let (bus, mut changes) = loop {
+        let tried = async {
+            let bus = Bus::of_hub(settings.clone()).await?;
+            let changes = bus.changes().await?;
+            Ok::<_, BusError>((bus, changes))
+        };
+        match tried.await {
+            Ok(both) => break both,
+            Err(error) => {
+                failed = failed.saturating_add(1);
+                tracing::warn!("the bus is tried again: {error}");
+                sleep(AGAIN.pause(failed, random())).await;
+            }
+        }
+    };
+    tracing::info!(hub = post.name, "the hub listens to the bus");
+    post.bus.send_replace(Some(bus));
+    while let Some(change) = changes.next().await {
+        match change {
+            Change::Published { place, envelope } => post.hand_out(&place.to, &envelope),
+            Change::Gap => post.missed(),
+        }
+    }
+    "the connection to the bus"
+}

@@ -1,0 +1,454 @@
+//! One host that is connected to this hub: what is signed for it is given to it, and its answers are
+//! reported. First the hub listens, then it reads the mailbox: what comes in between is seen twice.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use jit_client::{Agent, CallError};
+use jit_proto::{GrantId, merkle::Hash, printable::clean, v1, v1::event::What};
+use prost::Message as _;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{
+    super::{
+        backoff::{Backoff, part, random},
+        connection::{Boot, Connection},
+        deliverer::{Judged, judged},
+        held,
+    },
+    Inbox, Post,
+    letter::{Kind, Letter},
+};
+use crate::{
+    bus::{Outcome, Presence, Report, subject::HostTag},
+    clock::now_ms,
+    model::Answer,
+};
+
+/// How often a host is asked for its status.
+const STATUS: Duration = Duration::from_secs(60);
+/// After an event that changes the status it is asked for when no other has come for this time.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Between attempts to read a mailbox.
+const AGAIN: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(10) };
+/// The time that an agent gets to connect to another hub.
+const GOES: Duration = Duration::from_secs(4);
+/// The time in which an agent ends a connection after it has made another one.
+const LEAVES: Duration = Duration::from_secs(12);
+/// The most grants of one call, and the most bytes of them: an agent reads 4 MiB.
+const BATCH: usize = 64;
+const BATCH_BYTES: usize = 2 * 1024 * 1024;
+/// The most answers that are remembered.
+const REMEMBERED: usize = 16_384;
+/// Largest status of a report, bytes; longer: only its state.
+const LONGEST_STATUS: usize = 9000;
+
+/// Answers of a host, by what they answer to.
+type Answers = HashMap<Hash, Vec<Outcome>>;
+
+/// Follows a host until it has no connection any more.
+pub(super) async fn run(post: Arc<Post>, host: String, mut inbox: Inbox, first: Connection) {
+    let mut next = Some((first, None));
+    while let Some((connection, former)) = next.take() {
+        let (since_ms, peer) = (connection.since_ms, connection.place_at_hub());
+        let mut at = At {
+            post: &post,
+            host: &host,
+            since_ms,
+            peer,
+            former,
+            rival: String::new(),
+            answers: Answers::new(),
+        };
+        match at.follow(connection, &mut inbox).await {
+            End::Replaced(by, former) => {
+                next = Some((*by, Some((former, Instant::now() + LEAVES))))
+            }
+            End::Closed(why) => {
+                tracing::debug!(host, why, "a host left");
+                at.present(None).await;
+            }
+        }
+        if next.is_none() {
+            // Under the lock: a connection that comes now finds no entry, or is found here.
+            let mut hosts = post.hosts();
+            match inbox.arrivals.try_recv() {
+                Ok(connection) => next = Some((connection, None)),
+                Err(_) => drop(hosts.remove(&HostTag::of(&host))),
+            }
+        }
+    }
+}
+
+/// Why a host is not followed over this connection any more.
+enum End {
+    Closed(String),
+    /// By another connection of the same machine.
+    Replaced(Box<Connection>, Box<Connection>),
+}
+
+/// A host at one connection.
+struct At<'p> {
+    post: &'p Post,
+    host: &'p str,
+    since_ms: i64,
+    peer: String,
+    /// A connection that this one has replaced, and when its agent must have ended it.
+    former: Option<(Box<Connection>, Instant)>,
+    /// Why two machines are this host, while it is reported.
+    rival: String,
+    answers: Answers,
+}
+
+impl At<'_> {
+    async fn follow(&mut self, mut used: Connection, inbox: &mut Inbox) -> End {
+        let closed = |error: CallError| End::Closed(error.to_string());
+        let mut agent = used.agent.clone();
+        let boot = match self.ask(&mut agent).await {
+            Ok(boot) => boot,
+            Err(why) => return End::Closed(why),
+        };
+        let mut events = match agent.watch(String::new()).await {
+            Ok(events) => events,
+            Err(error) => return closed(error),
+        };
+        let mut draining = self.post.draining.subscribe();
+        let (mut leaves_at, mut unread) = (None, 0_u32);
+        let mut read_at = Some(Instant::now());
+        let mut due = Instant::now() + part(STATUS, random());
+        let mut letters = Vec::with_capacity(BATCH);
+        loop {
+            let examined = self.former.as_ref().map(|(_, until)| *until);
+            tokio::select! {
+                event = agent.next_event(&mut events) => match event {
+                    Ok(Some(event)) => {
+                        if self.happened(event).await {
+                            due = due.min(Instant::now() + SETTLE);
+                        }
+                    }
+                    Ok(None) => return End::Closed("the agent ended the stream of events".into()),
+                    Err(error) => return closed(error),
+                },
+                Some(uplink) = inbox.arrivals.recv() => {
+                    if let Some(new) = self.meet(uplink, &mut used, &boot).await {
+                        return End::Replaced(Box::new(new), Box::new(used));
+                    }
+                }
+                _ = draining.wait_for(|draining| *draining), if leaves_at.is_none() => {
+                    // It goes to another hub first. An older agent cannot, and has to come back.
+                    if let Err(error) = agent.reconnect().await {
+                        return closed(error);
+                    }
+                    leaves_at = Some(Instant::now() + GOES);
+                }
+                () = at(leaves_at) => return End::Closed("this hub ends".into()),
+                _ = inbox.letters.recv_many(&mut letters, BATCH) => {
+                    if let Err(error) = self.deliver(&mut agent, letters.drain(..)).await {
+                        return closed(error);
+                    }
+                }
+                () = inbox.missed.notified() => read_at = Some(Instant::now()),
+                () = at(read_at) => {
+                    read_at = match self.read().await {
+                        Ok(all) => {
+                            unread = 0;
+                            if let Err(error) = self.deliver(&mut agent, all.into_iter()).await {
+                                return closed(error);
+                            }
+                            None
+                        }
+                        Err(why) => {
+                            unread = unread.saturating_add(1);
+                            tracing::info!(host = self.host, why, "its mailbox is read again");
+                            Some(Instant::now() + AGAIN.pause(unread, random()))
+                        }
+                    };
+                }
+                () = at(examined) => self.examine().await,
+                () = sleep_until(due) => {
+                    if let Err(why) = self.ask(&mut agent).await {
+                        return End::Closed(why);
+                    }
+                    due = Instant::now() + STATUS * 3 / 4 + part(STATUS / 2, random());
+                }
+            }
+        }
+    }
+
+    /// Everything that stands in its mailbox.
+    async fn read(&self) -> Result<Vec<Bytes>, String> {
+        let mut bus = self.post.bus.subscribe();
+        let connected = timeout(Duration::from_secs(5), bus.wait_for(Option::is_some)).await;
+        let bus = match connected {
+            Ok(Ok(bus)) => bus.clone(),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        let bus = bus.ok_or("the bus was not there yet")?;
+        let all = bus.mailbox(self.host).await.map_err(|error| error.to_string())?;
+        Ok(all.into_iter().map(|stored| stored.envelope).collect())
+    }
+
+    /// Asks for the status, and reports that the host is here.
+    async fn ask(&mut self, agent: &mut Agent) -> Result<Boot, String> {
+        let status = agent.status().await.map_err(|error| error.to_string())?;
+        if status.host != self.host {
+            return Err(format!(
+                "the agent at {} says that it is {:?}, and its certificate says {:?}",
+                self.peer,
+                clean(&status.host, 256),
+                self.host
+            ));
+        }
+        self.present(Some(&status)).await;
+        Ok(Boot::of(&status))
+    }
+
+    async fn present(&self, status: Option<&v1::StatusResponse>) {
+        let text = status.map(|status| STANDARD.encode(summary(status))).unwrap_or_default();
+        self.report(status.is_some(), text).await;
+    }
+
+    async fn report(&self, connected: bool, status: String) {
+        let presence = Presence {
+            host: self.host.to_owned(),
+            hub: self.post.name.clone(),
+            connected,
+            since_ms: self.since_ms,
+            at_ms: now_ms(),
+            peer: self.peer.clone(),
+            status,
+            rival: self.rival.clone(),
+        };
+        self.post.reports.add(Report::Presence(presence)).await;
+    }
+
+    /// The agent has made another connection. Returns it if it takes the place of the one in use.
+    async fn meet(
+        &mut self,
+        mut new: Connection,
+        used: &mut Connection,
+        boot: &Boot,
+    ) -> Option<Connection> {
+        let status = new.agent.status().await.ok()?;
+        let same = Boot::of(&status).is_of_the_machine_of(boot);
+        if same || used.agent.status().await.is_err() {
+            return Some(new);
+        }
+        self.dispute(&new.place_at_hub()).await;
+        None
+    }
+
+    /// Looks whether a connection that was replaced has ended, as its agent ends it. If it has not, there is
+    /// a second machine.
+    async fn examine(&mut self) {
+        if let Some((mut former, _)) = self.former.take()
+            && former.agent.status().await.is_ok()
+        {
+            self.dispute(&former.place_at_hub()).await;
+        }
+    }
+
+    async fn dispute(&mut self, other: &str) {
+        self.rival = format!(
+            "two machines are connected as this host: the one at {}, and the one at {other}. Nothing is \
+             opened here until somebody has looked, and said so by clearing this alarm",
+            self.peer
+        );
+        tracing::error!(host = self.host, "{}", self.rival);
+        self.report(true, String::new()).await;
+        // It was said; the alarm stands at the controller until a person has looked.
+        self.rival.clear();
+    }
+
+    /// Something happened at the host. Returns whether its status may be another one.
+    async fn happened(&self, event: v1::Event) -> bool {
+        match event.what {
+            Some(What::Gate(_) | What::Policy(_) | What::Gap(_)) => true,
+            Some(What::Grant(grant)) => {
+                let Some(id) = GrantId::from_bytes(&grant.grant_id) else { return false };
+                let answer = match grant.kind.as_str() {
+                    "activated" => Answer::Open,
+                    _ if held::is_ending(&grant) => Answer::Closed,
+                    _ => return false,
+                };
+                let said = format!("{} on the host by {}", grant.kind, grant.by);
+                let outcome = self.outcome("", &id.to_string(), false);
+                let outcome = with(outcome, answer.word(), &grant.kind, &said);
+                self.post.reports.add(Report::Answer(outcome)).await;
+                false
+            }
+            Some(What::AuditHead(_) | What::Packet(_)) | None => false,
+        }
+    }
+
+    fn outcome(&self, item: &str, grant: &str, ends: bool) -> Outcome {
+        Outcome {
+            host: self.host.to_owned(),
+            item: item.to_owned(),
+            grant: grant.to_owned(),
+            ends,
+            answer: String::new(),
+            word: String::new(),
+            detail: String::new(),
+            at_ms: now_ms(),
+        }
+    }
+
+    /// Gives letters to the host, revocations first, and reports what it answers. What it has answered over
+    /// this connection is reported again without asking it.
+    async fn deliver(
+        &mut self,
+        agent: &mut Agent,
+        letters: impl Iterator<Item = Bytes>,
+    ) -> Result<(), CallError> {
+        let mut new: Vec<Letter> = Vec::new();
+        for bytes in letters {
+            match Letter::read(&bytes) {
+                Ok(letter) => match self.answers.get(&letter.item) {
+                    Some(outcomes) => {
+                        for outcome in outcomes.clone() {
+                            self.post.reports.add(Report::Answer(outcome)).await;
+                        }
+                    }
+                    None if new.iter().any(|other| other.item == letter.item) => {}
+                    None => new.push(letter),
+                },
+                Err(why) => tracing::warn!(host = self.host, why, "a letter is left out"),
+            }
+        }
+        new.sort_by_key(Letter::order);
+        let (mut grants, mut size) = (Vec::new(), 0);
+        for letter in new {
+            match letter.kind {
+                Kind::Revocation(_) => self.revoke(agent, letter).await?,
+                Kind::Grant { .. } => {
+                    size += letter.envelope.encoded_len();
+                    if grants.len() == BATCH || size > BATCH_BYTES {
+                        self.push(agent, std::mem::take(&mut grants)).await?;
+                        size = letter.envelope.encoded_len();
+                    }
+                    grants.push(letter);
+                }
+                Kind::Policy => {
+                    tracing::warn!(host = self.host, "a policy does not come over the bus");
+                }
+            }
+        }
+        match grants.is_empty() {
+            true => Ok(()),
+            false => self.push(agent, grants).await,
+        }
+    }
+
+    async fn push(&mut self, agent: &mut Agent, letters: Vec<Letter>) -> Result<(), CallError> {
+        let envelopes = letters.iter().map(|letter| letter.envelope.clone()).collect();
+        let (mut outcomes, refused) = match agent.push_batch(envelopes).await {
+            Ok(outcomes) => (outcomes.into_iter(), None),
+            Err(error @ CallError::Unavailable(_)) => return Err(error),
+            Err(error) => (Vec::new().into_iter(), Some(error.to_string())),
+        };
+        for letter in letters {
+            let Kind::Grant { id, begins_ms } = letter.kind else { continue };
+            let outcome = self.outcome(&hex::encode(letter.item), &id.to_string(), false);
+            let judged = match &refused {
+                Some(why) => Judged::Failed(why.clone()),
+                None => judged(begins_ms, outcomes.next()),
+            };
+            let (outcome, stays) = match judged {
+                Judged::Answered { answer, word, detail } => {
+                    // One that has not begun is asked for again, when it has.
+                    (with(outcome, answer.word(), &word, &detail), answer != Answer::Scheduled)
+                }
+                Judged::Failed(why) => (with(outcome, Outcome::NOT_NOW, "", &why), false),
+            };
+            self.answered(letter.item, vec![outcome], stays).await;
+        }
+        Ok(())
+    }
+
+    async fn revoke(&mut self, agent: &mut Agent, letter: Letter) -> Result<(), CallError> {
+        let Kind::Revocation(ids) = letter.kind else { return Ok(()) };
+        let signed = v1::revoke_request::What::Signed(letter.envelope);
+        let request = v1::RevokeRequest { what: Some(signed), ..v1::RevokeRequest::default() };
+        let (answer, word, detail) = match agent.revoke(request).await {
+            Ok(answer) => (Answer::Closed.word(), "ok".to_owned(), answer.warning),
+            Err(error @ CallError::Unavailable(_)) => return Err(error),
+            // It is about what it was given; another attempt gets the same answer, or a better one.
+            Err(error) => (Outcome::NOT_NOW, String::new(), error.to_string()),
+        };
+        let item = hex::encode(letter.item);
+        let mut grants: Vec<_> = ids.iter().map(ToString::to_string).collect();
+        if grants.is_empty() {
+            grants.push(String::new());
+        }
+        let outcomes = grants
+            .iter()
+            .map(|grant| with(self.outcome(&item, grant, true), answer, &word, &detail))
+            .collect();
+        self.answered(letter.item, outcomes, answer != Outcome::NOT_NOW).await;
+        Ok(())
+    }
+
+    async fn answered(&mut self, item: Hash, outcomes: Vec<Outcome>, stays: bool) {
+        for outcome in &outcomes {
+            self.post.reports.add(Report::Answer(outcome.clone())).await;
+        }
+        if stays {
+            if self.answers.len() >= REMEMBERED {
+                self.answers.clear();
+            }
+            self.answers.insert(item, outcomes);
+        }
+    }
+}
+
+fn with(outcome: Outcome, answer: &str, word: &str, detail: &str) -> Outcome {
+    let (answer, word, detail) = (answer.to_owned(), word.to_owned(), detail.to_owned());
+    Outcome { answer, word, detail, ..outcome }
+}
+
+/// Waits until this moment; without one for ever.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the side with the store needs of a status.
+fn summary(status: &v1::StatusResponse) -> Vec<u8> {
+    let short = v1::StatusResponse {
+        host: status.host.clone(),
+        state: status.state.clone(),
+        version: status.version.clone(),
+        boot_id: status.boot_id.clone(),
+        started_at_ms: status.started_at_ms,
+        ..v1::StatusResponse::default()
+    };
+    let (problems, ports) = (status.problems.clone(), status.ports.clone());
+    let whole = v1::StatusResponse { problems, ports, ..short.clone() }.encode_to_vec();
+    if whole.len() <= LONGEST_STATUS { whole } else { short.encode_to_vec() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_that_is_too_long_is_reported_without_its_lists() {
+        let mut status = v1::StatusResponse {
+            host: "web-1".into(),
+            state: "degraded".into(),
+            problems: vec!["uplink".into()],
+            ..v1::StatusResponse::default()
+        };
+        let read = |status: &v1::StatusResponse| {
+            v1::StatusResponse::decode(summary(status).as_slice()).unwrap()
+        };
+        assert_eq!(read(&status).problems, ["uplink"]);
+        status.problems = vec!["x".repeat(LONGEST_STATUS)];
+        assert_eq!(read(&status).problems, [""; 0]);
+        assert_eq!(read(&status).state, "degraded");
+    }
+}

@@ -163,6 +163,8 @@ pub(crate) async fn previewed(
 /// What talks to hosts.
 pub(crate) fn fleet(state: &ApiState) -> Result<&Fleet, Failure> {
     state.fleet().ok_or_else(|| {
-        Failure::new(Word::Unavailable, "this part of the controller does not talk to hosts")
+        let why = "this part of the controller does not talk to hosts. With [bus] none does: policies \
+                   do not go over the bus, put them on the hosts (docs/bus.md)";
+        Failure::new(Word::Unavailable, why)
     })
 }

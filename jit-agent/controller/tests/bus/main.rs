@@ -10,6 +10,7 @@
 mod cluster;
 mod delivery;
 mod failures;
+mod far;
 mod letters;
 mod permissions;
 mod reports;

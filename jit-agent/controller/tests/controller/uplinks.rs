@@ -2,6 +2,7 @@
 
 mod closings;
 mod double;
+mod signed;
 mod world;
 
 use std::{

@@ -131,23 +131,28 @@ async fn publish(office: &Office, host: &str, wanted: Wanted) -> Result<(), Flee
     let held =
         known.as_ref().is_some_and(|known| known.observed.alarms.iter().any(|one| one.holds));
     let hub = known.map(|known| known.observed.uplink).unwrap_or_default();
-    let each = rows.iter().map(async |row| {
-        if held && wanted == Wanted::Grant {
-            let why = "two machines are connected as this host: nothing is opened there until somebody has \
-                       looked, and cleared the alarm on the page of the host";
-            return failure(row, why);
-        }
-        let sent = async {
-            let letter = letter(office, row).await?;
-            let done = office.bus.publish(&letter, WallTime(now_ms())).await;
-            done.map_err(|error| error.to_string())
-        };
-        match sent.await {
-            Ok(_) => published(row, &hub),
-            Err(why) => failure(row, &why),
-        }
-    });
+    let mut each = Vec::with_capacity(rows.len());
+    for row in &rows {
+        each.push(one(office, row, held && wanted == Wanted::Grant, &hub));
+    }
     office.outbox.hear(join_all(each).await).await
+}
+
+/// Publishes a row. `held`: nothing is opened on its host. `hub`: where it is, or was.
+async fn one(office: &Office, row: &Delivery, held: bool, hub: &str) -> Heard {
+    if held {
+        let why = "two machines are connected as this host: nothing is opened there until somebody has \
+                   looked, and cleared the alarm on the page of the host";
+        return failure(row, why);
+    }
+    let letter = match letter(office, row).await {
+        Ok(letter) => letter,
+        Err(why) => return failure(row, &why),
+    };
+    match office.bus.publish(&letter, WallTime(now_ms())).await {
+        Ok(_) => published(row, hub),
+        Err(error) => failure(row, &error.to_string()),
+    }
 }
 
 /// What is kept of a row that was published.

@@ -8,7 +8,10 @@ use bytes::Bytes;
 use jit_client::{Agent, CallError};
 use jit_proto::{GrantId, merkle::Hash, printable::clean, v1, v1::event::What};
 use prost::Message as _;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
 
 use super::{
     super::{
@@ -135,7 +138,7 @@ impl At<'_> {
                         return End::Replaced(Box::new(new), Box::new(used));
                     }
                 }
-                _ = draining.wait_for(|draining| *draining), if leaves_at.is_none() => {
+                () = ends(&mut draining), if leaves_at.is_none() => {
                     // It goes to another hub first. An older agent cannot, and has to come back.
                     if let Err(error) = agent.reconnect().await {
                         return closed(error);
@@ -178,11 +181,10 @@ impl At<'_> {
 
     /// Everything that stands in its mailbox.
     async fn read(&self) -> Result<Vec<Bytes>, String> {
-        let mut bus = self.post.bus.subscribe();
-        let connected = timeout(Duration::from_secs(5), bus.wait_for(Option::is_some)).await;
-        let bus = match connected {
-            Ok(Ok(bus)) => bus.clone(),
-            Ok(Err(_)) | Err(_) => None,
+        let mut seen = self.post.bus.subscribe();
+        let bus = {
+            let there = timeout(Duration::from_secs(5), seen.wait_for(Option::is_some)).await;
+            there.ok().and_then(Result::ok).and_then(|bus| bus.clone())
         };
         let bus = bus.ok_or("the bus was not there yet")?;
         let all = bus.mailbox(self.host).await.map_err(|error| error.to_string())?;
@@ -406,6 +408,11 @@ impl At<'_> {
 fn with(outcome: Outcome, answer: &str, word: &str, detail: &str) -> Outcome {
     let (answer, word, detail) = (answer.to_owned(), word.to_owned(), detail.to_owned());
     Outcome { answer, word, detail, ..outcome }
+}
+
+/// Waits until the process ends.
+async fn ends(draining: &mut watch::Receiver<bool>) {
+    drop(draining.wait_for(|draining| *draining).await);
 }
 
 /// Waits until this moment; without one for ever.

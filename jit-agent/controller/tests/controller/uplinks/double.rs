@@ -229,6 +229,8 @@ macro_rules! double {
                     Some(v1::revoke_request::What::Signed(envelope)) => {
                         let message = v1::Revocation::decode(&envelope.payload[..]).unwrap();
                         self.heard.all.fetch_or(message.every_host, Ordering::SeqCst);
+                        let ids = message.grant_ids.into_iter().map(|id| id.to_vec());
+                        self.heard.revoked.lock().unwrap().extend(ids);
                         self.heard.closed.lock().unwrap().push(envelope);
                     }
                     other => panic!("{other:?}"),

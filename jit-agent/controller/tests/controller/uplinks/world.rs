@@ -15,16 +15,17 @@ use jit_controller::{
     clock::now_ms,
     desk::{self, Desk},
     fleet::{Fleet, HubSettings, Settings, SignError, SignPolicy, import},
-    model::{Host, Needs, Outcome, Proposal, State, Verdict, grant::parts, host::Observed},
-    store::{Delivery, Request, Store, deliveries, grants, requests},
+    model::{Host, host::Observed},
+    store::{Delivery, Request, Store},
 };
-use jit_proto::{payload_type::GRANT_TYPE, uplink::ALPN, v1};
+use jit_proto::uplink::ALPN;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 use tempfile::TempDir;
 
+use super::signed;
 use crate::{
     databases::Database,
     signers::{self, Signing},
@@ -205,74 +206,12 @@ impl World {
 
     /// A request that is signed and on its way to this host.
     pub(super) async fn request(&self, host: &str) -> Request {
-        let now = now_ms();
-        let proposal = Proposal {
-            id: ulid::Ulid::generate().to_string(),
-            requester: "ana@example.org".into(),
-            hosts: vec![host.to_owned()],
-            sources: vec!["203.0.113.7".parse().unwrap()],
-            ports: vec!["22/tcp".parse().unwrap()],
-            duration_ms: 3_600_000,
-            start_ms: None,
-            reason: "test".into(),
-            ticket: String::new(),
-            sessions: None,
-            max_connections: 0,
-            replaces: None,
-            created_ms: now,
-            approve_until_ms: now + 60_000,
-        };
-        let verdict = Verdict {
-            rules_version: 1,
-            outcome: Outcome::Automatic,
-            needs: Needs::default(),
-            max_duration_ms: None,
-            rules: Vec::new(),
-            denied: Vec::new(),
-            escalate: None,
-        };
-        let request = Request {
-            hash: proposal.hash(),
-            account: "ana".into(),
-            idempotency_key: proposal.id.clone(),
-            state: State::Delivering,
-            verdict,
-            why: String::new(),
-            escalate_ms: 0,
-            ends_ms: now + proposal.duration_ms,
-            replaced_by: String::new(),
-            revision: 0,
-            proposal,
-        };
-        let mut tx = self.desk.store().begin().await.unwrap();
-        requests::insert(&mut tx, &request).await.unwrap();
-        let of = &request.proposal.id;
-        for (number, part) in parts(&request.proposal, &[], &[], now).unwrap().iter().enumerate() {
-            let id = part.id.to_string();
-            grants::insert(&mut tx, of, number, part, 1).await.unwrap();
-            let envelope = v1::Envelope {
-                payload_type: GRANT_TYPE.into(),
-                payload: part.payload.clone().into(),
-                signatures: Vec::new(),
-            };
-            grants::set_envelope(&mut tx, &id, &envelope, now).await.unwrap();
-            let until = part.not_after_ms;
-            deliveries::insert(&mut tx, of, &id, &part.hosts, now, until).await.unwrap();
-        }
-        tx.commit().await.unwrap();
-        self.desk.changed();
-        request
+        signed::request(&self.desk, host).await
     }
 
     /// Revokes a request, as the desk does.
     pub(super) async fn revoke(&self, id: &str) {
-        let mut tx = self.desk.store().begin().await.unwrap();
-        let mut request = requests::lock(&mut tx, id).await.unwrap().unwrap();
-        request.state = State::Revoked;
-        requests::update(&mut tx, &request).await.unwrap();
-        deliveries::revoke(&mut tx, id, now_ms()).await.unwrap();
-        tx.commit().await.unwrap();
-        self.desk.changed();
+        signed::revoke(&self.desk, id).await;
     }
 
     /// What the only host of a request has answered.

@@ -1,0 +1,219 @@
+//! Three servers of the bus, a side with a store and a signer, and hubs that are processes of their own.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jit_client::{
+    HostUri,
+    ca::{Authority, Names},
+    signing::{Algorithm, SigningKey},
+};
+use jit_controller::{
+    clock::now_ms,
+    desk::{self, Desk},
+    fleet::{far, import},
+    model::{Host, host::Observed},
+    signer::{self, KeySettings, Signer},
+    store::{Delivery, Request, Store},
+};
+use jit_proto::uplink::ALPN;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
+use tempfile::TempDir;
+use tokio::task::AbortHandle;
+
+use crate::cluster::{Cluster, Who};
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// Many programs share the machine with this test.
+const LONGEST: Duration = Duration::from_secs(90);
+
+pub(super) struct World {
+    pub(super) cluster: Cluster,
+    pub(super) desk: Desk,
+    directory: TempDir,
+    authority: Authority,
+    ca: String,
+    signer: Signer,
+    office: AbortHandle,
+}
+
+impl World {
+    /// With these hosts.
+    pub(super) async fn new(hosts: &[&str]) -> Self {
+        let (cluster, bus) = Cluster::start().await;
+        bus.close().await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let made = Authority::create("test", DAY).unwrap();
+        let authority = Authority::from_pem(&made.certificate, &made.key).unwrap();
+        let store = Store::open(&Store::sqlite_url(&directory.path().join("c.db"))).await.unwrap();
+        let signer = signer(directory.path()).await;
+        let desk = Desk::new(store, Some(signer.clone()), desk::Settings::default());
+        let added = hosts.iter().map(|id| Host { id: (*id).into(), ..Host::default() });
+        let plan = import::Plan { added: added.collect(), ..import::Plan::default() };
+        let mut tx = desk.store().begin().await.unwrap();
+        import::apply(&mut tx, &plan, "test", now_ms()).await.unwrap();
+        tx.commit().await.unwrap();
+        let office = office(&cluster, &desk, &signer);
+        Self { cluster, desk, directory, authority, ca: made.certificate, signer, office }
+    }
+
+    /// Ends the side with the store as SIGKILL does, and starts it again.
+    pub(super) fn restart_office(&mut self) {
+        self.office.abort();
+        self.office = office(&self.cluster, &self.desk, &self.signer);
+    }
+
+    /// The directory of a hub, with its file.
+    pub(super) fn hub_files(&self, name: &str) -> (PathBuf, SocketAddr) {
+        let directory = self.directory.path().join(name);
+        fs::create_dir_all(&directory).unwrap();
+        let names = Names {
+            dns: vec!["hub.example.org".into()],
+            uri: vec!["spiffe://example.org/hub".into()],
+            ..Names::default()
+        };
+        let pair = self.authority.issue(name, &names, DAY).unwrap();
+        for (file, text) in
+            [("hub.pem", &pair.certificate), ("hub.key", &pair.key), ("hosts.pem", &self.ca)]
+        {
+            fs::write(directory.join(file), text).unwrap();
+        }
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let servers: Vec<_> = (0..3).map(|number| self.cluster.url(number)).collect();
+        let file = |name| self.cluster.file(name).display().to_string();
+        let text = format!(
+            "[bus]\nservers = {servers:?}\nnkey = {:?}\nca = {:?}\ncertificate = {:?}\nkey = {:?}\n\
+             [hub]\nname = {name:?}\nlisten = \"{address}\"\ncertificate = \"hub.pem\"\n\
+             key = \"hub.key\"\nclient_ca = \"hosts.pem\"\n",
+            file("hub.nk"),
+            file("ca.pem"),
+            file("client.pem"),
+            file("client.key"),
+        );
+        fs::write(directory.join("controller.toml"), text).unwrap();
+        (directory, address)
+    }
+
+    /// Starts the real program as a hub.
+    pub(super) async fn hub(&self, name: &str) -> Hub {
+        let (directory, address) = self.hub_files(name);
+        let log = directory.join("log");
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_jit-controller")]);
+        command.args(["serve", "--roles", "hub", "--dir"]).arg(&directory);
+        command.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
+        let hub = Hub { child: command.spawn().unwrap(), address, log };
+        until(&format!("{name} listens"), async || hub.said().contains("listens to the bus")).await;
+        hub
+    }
+
+    /// A client with a new certificate of this host.
+    pub(super) fn client(&self, host: &str) -> Arc<ClientConfig> {
+        let uri = HostUri::new("example.org", host).unwrap().to_string();
+        let names = Names { uri: vec![uri], ..Names::default() };
+        let pair = self.authority.issue("agent", &names, DAY).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.ca.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let chain = vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)
+            .unwrap();
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Arc::new(config)
+    }
+
+    pub(super) async fn observed(&self, host: &str) -> Observed {
+        self.desk.store().host(host).await.unwrap().unwrap().observed
+    }
+
+    /// What the only host of a request has answered.
+    pub(super) async fn delivery(&self, request: &Request) -> Delivery {
+        let rows = self.desk.store().deliveries_of(&request.proposal.id).await.unwrap();
+        rows.into_iter().next().unwrap()
+    }
+
+    /// Waits until the host is known to be at this hub.
+    pub(super) async fn is_at(&self, host: &str, hub: &str) {
+        until(&format!("{host} is at {hub}"), async || {
+            let observed = self.observed(host).await;
+            observed.condition.word() == "enforcing" && observed.uplink.ends_with(hub)
+        })
+        .await;
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.office.abort();
+    }
+}
+
+fn office(cluster: &Cluster, desk: &Desk, signer: &Signer) -> AbortHandle {
+    let running = far::run(desk.clone(), signer.clone(), cluster.settings(Who::Controller));
+    tokio::spawn(running).abort_handle()
+}
+
+/// The real signer, with a key of each kind.
+async fn signer(directory: &Path) -> Signer {
+    let provider = rustls::crypto::ring::default_provider();
+    for name in ["signing.key", "closing.key"] {
+        let key = SigningKey::generate(Algorithm::Ed25519, provider.secure_random).unwrap();
+        fs::write(directory.join(name), key.to_pem()).unwrap();
+    }
+    let mut settings = signer::Settings::of_pem(Path::new("signing.key"));
+    settings.revocation_keys = vec![KeySettings::Pem { file: "closing.key".into() }];
+    settings.resolve(directory);
+    settings.limits.signatures_a_minute = 100_000;
+    let program = Path::new(env!("CARGO_BIN_EXE_jit-controller"));
+    Signer::start_program(program, &settings).await.unwrap()
+}
+
+/// A hub. It is killed with the value.
+pub(super) struct Hub {
+    pub(super) child: Child,
+    pub(super) address: SocketAddr,
+    log: PathBuf,
+}
+
+impl Hub {
+    pub(super) fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if std::thread::panicking() {
+            eprintln!("{}", self.said());
+        }
+    }
+}
+
+pub(super) async fn until(what: &str, is: impl AsyncFn() -> bool) {
+    let began = Instant::now();
+    while !is().await {
+        assert!(began.elapsed() < LONGEST, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Runs the real program.
+pub(super) fn program(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_jit-controller")).args(args).output().unwrap()
+}

@@ -12,6 +12,9 @@ mod answer;
 pub(crate) mod auth;
 mod changes;
 pub mod deliver;
+mod enrol;
+mod enrolment_tokens;
+mod enrolments;
 mod events;
 mod frame;
 mod grants;
@@ -106,6 +109,11 @@ fn with_token() -> OpenApiRouter<ApiState> {
         .routes(routes!(keys::put, keys::revoke))
         .routes(routes!(passkeys::list))
         .routes(routes!(passkeys::remove))
+        .routes(routes!(enrolments::list))
+        .routes(routes!(enrolments::read))
+        .routes(routes!(enrolments::decide))
+        .routes(routes!(enrolment_tokens::list, enrolment_tokens::make))
+        .routes(routes!(enrolment_tokens::revoke))
         .routes(routes!(tokens::list, tokens::make))
         .routes(routes!(tokens::revoke))
         .routes(routes!(rules::read, rules::put))
@@ -139,6 +147,8 @@ fn without_token() -> OpenApiRouter<ApiState> {
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(openapi::read))
+        .routes(routes!(enrol::enrol).layer(enrol::limit()))
+        .routes(routes!(enrol::nonce))
 }
 
 /// The API.

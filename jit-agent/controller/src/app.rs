@@ -28,6 +28,7 @@ use crate::{
     config::Config,
     defender,
     desk::{self, Desk},
+    enrol::{certify, opened::Opened},
     fleet::{Fleet, SignError, SignPolicy},
     messages::{Courier, Retry, bot::Bot, mail::Post},
     people::{People, oidc::Oidc},
@@ -207,6 +208,9 @@ fn start(
         webhooks = Some(started.map_err(AppError::File)?);
         couriers = start_couriers(config, desk)?;
         tasks.spawn(sign(desk.clone(), signer.clone()));
+        if config.signer.authority.is_some() {
+            tasks.spawn(issue(desk.clone(), signer.clone()));
+        }
         tasks.spawn(tick(desk.clone()));
         #[cfg(feature = "nats")]
         if let Some(bus) = config.bus.clone() {
@@ -223,9 +227,10 @@ fn start(
         let bound = Server::bind(&config.api).map_err(AppError::File)?;
         server = Some(bound.control());
         let oidc = config.oidc.clone().map(Oidc::new).transpose().map_err(AppError::File)?;
+        let opened = Opened::open(&config.enrolment).map_err(AppError::File)?;
         let (people, api) = (People::new(oidc), config.api.clone());
         let state =
-            ApiState::with_people(desk.clone(), api, Some(webhook_key), fleet.clone(), people);
+            ApiState::with_people(desk.clone(), api, Some(webhook_key), fleet.clone(), people, opened);
         let router = api::router(state.clone()).merge(defender::router(&state));
         let router = router.merge(portal::router(state));
         tasks.spawn(async move {
@@ -298,6 +303,32 @@ async fn sign(desk: Desk, _signer: Signer) -> &'static str {
             }
         }
         // What another process has approved is seen by the clock.
+        let _by_the_clock = timeout(TICK, changes.changed()).await;
+    }
+}
+
+/// Issues certificates of hosts that are wanted, as soon as they are.
+async fn issue(desk: Desk, signer: Signer) -> &'static str {
+    let mut changes = desk.changes();
+    let mut last = String::new();
+    loop {
+        changes.borrow_and_update();
+        match certify::issue_wanted(desk.store(), &signer, now_ms()).await {
+            Ok(0) => last.clear(),
+            Ok(_) => {
+                desk.changed();
+                continue;
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if error != last {
+                    tracing::warn!("hosts wait for their certificates: {error}");
+                }
+                last = error;
+                tokio::time::sleep(TICK).await;
+            }
+        }
+        // What another process wants is seen by the clock.
         let _by_the_clock = timeout(TICK, changes.changed()).await;
     }
 }

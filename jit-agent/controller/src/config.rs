@@ -234,6 +234,16 @@ fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> 
         let checked = raw.check(directory);
         checked.map_err(|part| wrongs.add_below("enrolment", named("enrolment", part))).ok()
     });
+    if let (Some(enrolment), Some(signer)) = (&enrolment, &signer)
+        && enrolment.hub_ca.is_some()
+        && signer.authority.is_none()
+    {
+        wrongs.add(
+            "enrolment.hub_ca",
+            "[enrolment] hub_ca: hosts cannot enrol without [signer.authority], which issues their \
+             certificates",
+        );
+    }
     let public_url = api.as_ref().and_then(|api| api.public_url.clone());
     let oidc = oidc.map(|raw| {
         let checked = oidc::Settings::of(raw, public_url.as_deref(), directory);

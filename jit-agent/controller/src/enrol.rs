@@ -3,12 +3,15 @@
 //!
 //! Everything here is decided without a network: what a machine sends, the configuration, the store
 //! and a time are arguments. Nothing here has a key but [`issue`], which belongs to the signer's
-//! process.
+//! process. [`ask`] answers a host, [`certify`] has certificates issued.
 
 pub mod admit;
+pub mod ask;
 pub mod attest;
+pub mod certify;
 pub mod issue;
 pub mod nonce;
+pub mod opened;
 pub mod proof;
 pub mod request;
 pub mod settings;

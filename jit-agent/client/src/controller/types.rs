@@ -6,6 +6,7 @@
 //! Words (`state`, `answer`, `word`) are texts, so that a client reads those of a later server.
 
 mod audit;
+mod enrolments;
 mod hosts;
 mod people;
 mod problem;
@@ -16,6 +17,10 @@ mod rules;
 mod webhooks;
 
 pub use audit::{AccessEntry, AccessView, AuditView};
+pub use enrolments::{
+    EnrolmentAnswer, EnrolmentDecisionInput, EnrolmentInput, EnrolmentTokenInput,
+    EnrolmentTokenMade, EnrolmentTokenView, EnrolmentView, NonceView,
+};
 pub use hosts::{AlarmView, HostInput, HostPortView, HostView, ImportResult};
 pub use people::{
     AccountInput, AccountKeyInput, AccountKeyView, AccountView, AddressCandidate, AddressView,

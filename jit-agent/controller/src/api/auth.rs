@@ -33,7 +33,7 @@ const USED_EVERY_MS: i64 = 60_000;
 /// After this many seconds a provider that did not answer may be tried again.
 const PROVIDER_DOWN_S: u64 = 5;
 /// Who `by` is where a token names nobody.
-const NOBODY: &str = "unknown";
+pub(super) const NOBODY: &str = "unknown";
 
 macro_rules! scopes {
     ($($(#[$doc:meta])* $variant:ident = $word:literal,)*) => {

@@ -54,6 +54,12 @@ words! {
     /// The desk refused: somebody has decided before.
     AlreadyDecided = "already_decided" CONFLICT "This person has decided before"
         "read the request again",
+    /// Hosts do not enrol here.
+    EnrolmentOff = "enrolment_off" CONFLICT "Hosts cannot enrol at this controller"
+        "an administrator writes `[enrolment]` and `[signer.authority]`: docs/controller-enrolment.md",
+    /// A machine is not believed.
+    EnrolmentRefused = "enrolment_refused" FORBIDDEN "The machine is not believed to be this host"
+        "an administrator can make a token: `jitctl enrolments token create`",
     /// Not for this account.
     Forbidden = "forbidden" FORBIDDEN "This account may not do it"
         "ask one of those who may; an administrator can change rules and groups",

@@ -4,13 +4,15 @@ use std::{ops::Deref, sync::Arc};
 
 use super::{
     deliver::WebhookKey,
+    enrol::Enrolling,
     limits::Limits,
-    problem::Failure,
+    problem::{Failure, Word},
     settings::Settings,
     streams::{Place, Streams},
 };
 use crate::{
     desk::Desk,
+    enrol::opened::Opened,
     fleet::Fleet,
     people::People,
     store::{Store, StoreError, Tx},
@@ -29,6 +31,7 @@ pub struct Parts {
     people: People,
     streams: Arc<Streams>,
     webhook_key: Option<WebhookKey>,
+    enrolling: Option<Enrolling>,
 }
 
 impl ApiState {
@@ -40,20 +43,31 @@ impl ApiState {
         webhook_key: Option<WebhookKey>,
         fleet: Option<Fleet>,
     ) -> Self {
-        Self::with_people(desk, settings, webhook_key, fleet, People::default())
+        Self::with_people(desk, settings, webhook_key, fleet, People::default(), None)
     }
 
-    /// The same, with other ways to sign in.
+    /// The same, with other ways to sign in, and with what hosts need to enrol.
     pub fn with_people(
         desk: Desk,
         settings: Settings,
         webhook_key: Option<WebhookKey>,
         fleet: Option<Fleet>,
         people: People,
+        enrolment: Option<Opened>,
     ) -> Self {
+        let enrolling = enrolment.map(Enrolling::new);
         let limits = Limits::new(&settings);
         let streams = Streams::new(settings.streams, settings.account_streams);
-        Self(Arc::new(Parts { desk, fleet, settings, limits, people, streams, webhook_key }))
+        Self(Arc::new(Parts {
+            desk,
+            fleet,
+            settings,
+            limits,
+            people,
+            streams,
+            webhook_key,
+            enrolling,
+        }))
     }
 }
 
@@ -110,6 +124,17 @@ impl Parts {
     /// All are taken.
     pub(crate) fn stream(&self, account: &str) -> Result<Place, Failure> {
         self.streams.take(account)
+    }
+
+    /// How hosts enrol.
+    ///
+    /// # Errors
+    /// They do not.
+    pub(super) fn enrolling(&self) -> Result<&Enrolling, Failure> {
+        self.enrolling.as_ref().ok_or_else(|| {
+            let detail = "`[enrolment] hub_ca` is not in the controller's configuration";
+            Failure::new(Word::EnrolmentOff, detail)
+        })
     }
 
     /// From which the secrets of webhooks follow.

@@ -1,5 +1,6 @@
 //! From the controller's nouns to the API's JSON.
 
+mod enrolments;
 mod hosts;
 mod people;
 mod records;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use jit_proto::WallTime;
 
+pub(super) use enrolments::{enrolment, enrolment_token};
 pub(super) use hosts::host;
 pub(super) use people::{account, account_key, passkey, token};
 pub(super) use records::{audit, rules, webhook};

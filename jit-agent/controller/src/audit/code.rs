@@ -69,6 +69,8 @@ codes! {
     EnrolmentWaits = "E004" "enrolment_waits",
     /// A person has let such a machine in, or refused it.
     EnrolmentDecided = "E005" "enrolment_decided",
+    /// The signer's process has issued a certificate of a host.
+    CertificateIssued = "E006" "certificate_issued",
     /// A host was added or changed.
     HostChanged = "H001" "host_changed",
     /// A host was removed.

@@ -72,7 +72,7 @@ pub fn class_of(code: Code, answer: &str) -> (Class, u32) {
         Code::SignedOut => (AUTHENTICATION, 2),
         Code::TokenMade | Code::EnrolmentTokenMade => (API, 1),
         Code::TokenRevoked | Code::EnrolmentTokenRevoked => (API, 4),
-        Code::Enrolled => (ENTITY, 1),
+        Code::Enrolled | Code::CertificateIssued => (ENTITY, 1),
         Code::EnrolmentDecided => (ENTITY, 3),
         Code::DefenderChanged
         | Code::HostChanged

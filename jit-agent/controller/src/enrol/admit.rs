@@ -16,8 +16,9 @@ use super::{
 };
 use crate::{
     audit::{self, Code, Record},
+    model::Host,
     store::{
-        Enrolment, EnrolmentState, HostCertificate, StoreError, Tx,
+        CertificateWanted, Enrolment, EnrolmentState, HostCertificate, StoreError, Tx,
         enrolments::{self, folded},
         hosts,
     },
@@ -191,7 +192,44 @@ pub async fn admit(
         fields.insert("text".into(), new.why.as_str().into());
     }
     audit::append(tx, now_ms, &Record::new(code, "", host, fields)).await?;
+    if new.state == EnrolmentState::Issued {
+        let_in(tx, &new, inventory.is_some(), now_ms).await?;
+    }
     Ok((decision, Some(new)))
+}
+
+/// What follows when a machine is a host: it is in the inventory, and its certificate is wanted.
+async fn let_in(
+    tx: &mut Tx,
+    new: &Enrolment,
+    is_known: bool,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    if !is_known {
+        let labels = match new.token.is_empty() {
+            // What the cloud has signed of it, under names that say where it comes from.
+            true => {
+                let name = |fact: &String| format!("{}_{fact}", new.method);
+                new.facts.iter().map(|(fact, value)| (name(fact), value.clone())).collect()
+            }
+            false => enrolments::token_labels(tx, &new.token).await?,
+        };
+        let host = Host { id: new.host.clone(), labels, ..Host::default() };
+        hosts::put(tx, &host).await?;
+        let fields = json!({
+            "account": "", "host": host.id, "address": "", "server_name": "",
+            "labels": host.labels, "groups": host.groups, "is_new": true,
+        });
+        audit::append(tx, now_ms, &Record::new(Code::HostChanged, "", &new.host, fields)).await?;
+    }
+    let wanted = CertificateWanted {
+        csr_hash: new.csr_hash.clone(),
+        host: new.host.clone(),
+        enrolment: new.id.clone(),
+        csr: new.csr.clone(),
+        since_ms: now_ms,
+    };
+    enrolments::want(tx, &wanted).await
 }
 
 async fn inventory(tx: &mut Tx, host: &str) -> Result<Option<InInventory>, StoreError> {
@@ -220,6 +258,8 @@ pub async fn approve(
         "enrolment": id, "verdict": one.state.word(), "host": one.host, "machine": one.machine,
     });
     audit::append(tx, now_ms, &Record::new(Code::EnrolmentDecided, "", by, fields)).await?;
+    let is_known = hosts::in_any_case(tx, &one.host).await?.is_some();
+    let_in(tx, &one, is_known, now_ms).await?;
     Ok(Some(one))
 }
 

@@ -19,11 +19,15 @@ use super::attest::{azure::Azure, ec2::Ec2, jwt::Audience};
 
 /// The most certificates of regions: EC2 has some forty.
 const MOST_FILES: usize = 256;
+/// The most hubs that a host is given.
+const MOST_HUBS: usize = 16;
 
 /// `[enrolment]` as it stands in the file.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawSettings {
+    hubs: Vec<String>,
+    hub_ca: Option<PathBuf>,
     ec2: Option<RawEc2>,
     azure: Option<RawAzure>,
     arc: Option<RawArc>,
@@ -59,9 +63,13 @@ struct RawGcp {
     projects: BTreeSet<String>,
 }
 
-/// Which clouds are believed.
+/// Which clouds are believed, and what a host is given with its certificate.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
+    /// The hubs that hosts dial, `NAME:PORT`.
+    pub hubs: Vec<String>,
+    /// File with the authorities by which hosts know the controller, PEM; `None`: nobody enrols.
+    pub hub_ca: Option<PathBuf>,
     /// EC2.
     pub ec2: Option<Ec2Settings>,
     /// Virtual machines of Azure.
@@ -116,8 +124,17 @@ impl RawSettings {
     /// # Errors
     /// Every wrong value, by its path below the section.
     pub fn check(self, directory: &Path) -> Result<Settings, Wrongs> {
-        let Self { ec2, azure, arc, gcp } = self;
+        let Self { hubs, hub_ca, ec2, azure, arc, gcp } = self;
         let mut wrongs = Wrongs::default();
+        if hubs.len() > MOST_HUBS {
+            wrongs.add("hubs", format!("hubs: {} of them; {MOST_HUBS} are possible", hubs.len()));
+        }
+        if let Some(bad) = hubs.iter().find(|hub| !is_hub(hub)) {
+            wrongs.add("hubs", format!("hubs: {bad:?} is no NAME:PORT such as hub.example.org:7444"));
+        }
+        if hub_ca.is_none() && !hubs.is_empty() {
+            wrongs.add("hubs", "hubs: hosts do not know them without `hub_ca`; name its file too");
+        }
         let ec2 = ec2.map(|RawEc2 { certificates, accounts }| Ec2Settings {
             certificates: directory.join(certificates),
             accounts: list(&mut wrongs, "ec2.accounts", accounts, is_account),
@@ -137,7 +154,8 @@ impl RawSettings {
             let audience = audience_of(&mut wrongs, "gcp.audience", &audience)?;
             Some(GcpSettings { audience, projects })
         });
-        wrongs.end(Settings { ec2, azure, arc, gcp })
+        let hub_ca = hub_ca.map(|file| directory.join(file));
+        wrongs.end(Settings { hubs, hub_ca, ec2, azure, arc, gcp })
     }
 }
 
@@ -162,6 +180,14 @@ fn audience_of(wrongs: &mut Wrongs, path: &str, text: &str) -> Option<Audience> 
 
 fn folded(all: BTreeSet<String>) -> BTreeSet<String> {
     all.iter().map(|one| one.to_ascii_lowercase()).collect()
+}
+
+/// A name and a port, as an agent's `[uplink] hubs` takes them.
+fn is_hub(text: &str) -> bool {
+    let Some((name, port)) = text.rsplit_once(':') else { return false };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+    let is_name = (1..=253).contains(&name.len()) && name.bytes().all(plain);
+    is_name && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 fn is_account(text: &str) -> bool {
@@ -289,6 +315,21 @@ projects = ["prod-1"]
             let text = GOOD.replace(from, to);
             assert_ne!(text, GOOD, "{from}");
             assert_eq!(check(&text).unwrap_err(), [path], "{to}");
+        }
+    }
+
+    #[test]
+    fn hubs_are_given_with_what_hosts_know_them_by() {
+        let settings = check("hubs = ['hub.example.org:7444']\nhub_ca = 'ca.pem'").unwrap();
+        assert_eq!(settings.hub_ca.as_deref(), Some(Path::new("/etc/c/ca.pem")));
+        for bad in [
+            "hubs = ['hub.example.org:7444']",
+            "hubs = ['hub']\nhub_ca = 'ca.pem'",
+            "hubs = ['a b:1']\nhub_ca = 'ca.pem'",
+            "hubs = [':1']\nhub_ca = 'ca.pem'",
+            "hubs = ['hub:0']\nhub_ca = 'ca.pem'",
+        ] {
+            assert_eq!(check(bad).unwrap_err(), ["hubs"], "{bad}");
         }
     }
 

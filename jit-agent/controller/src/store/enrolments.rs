@@ -53,13 +53,9 @@ impl EnrolmentState {
         }
     }
 
-    fn of_word(word: &str) -> Result<Self, StoreError> {
-        match word {
-            "issued" => Ok(Self::Issued),
-            "refused" => Ok(Self::Refused),
-            "waiting" => Ok(Self::Waiting),
-            other => Err(StoreError::corrupt("state of an enrolment", other)),
-        }
+    /// The one of this word.
+    pub fn of_word(word: &str) -> Option<Self> {
+        [Self::Issued, Self::Refused, Self::Waiting].into_iter().find(|one| one.word() == word)
     }
 }
 
@@ -109,6 +105,23 @@ pub struct HostCertificate {
     pub issued_ms: i64,
     /// Its last millisecond.
     pub not_after_ms: i64,
+    /// The certificate, PEM.
+    pub pem: String,
+}
+
+/// A certificate that is still to be issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateWanted {
+    /// SHA-256 of the request, 64 hex digits.
+    pub csr_hash: String,
+    /// The host.
+    pub host: String,
+    /// The enrolment from which it comes.
+    pub enrolment: String,
+    /// The request, PEM.
+    pub csr: String,
+    /// Since when, milliseconds since the Unix epoch.
+    pub since_ms: i64,
 }
 
 /// An id of a host in small letters: two that differ in case alone are one.
@@ -135,19 +148,75 @@ impl Store {
         row.fetch_optional(self.pool()).await?.as_ref().map(enrolment).transpose()
     }
 
-    /// The enrolments in a state, the oldest first, at most this number.
+    /// Enrolments, the newest first, at most this number. `state`: only those in it. `before`: only
+    /// those that are older than this one; empty: from the newest on.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn enrolments(
         &self,
-        state: EnrolmentState,
+        state: Option<EnrolmentState>,
+        before: &str,
         most: u32,
     ) -> Result<Vec<Enrolment>, StoreError> {
+        // Ids are in the order of their time.
+        let rows = query(
+            "SELECT * FROM enrolment WHERE ($1 = '' OR state = $1) AND ($2 = '' OR id < $2) \
+             ORDER BY id DESC LIMIT $3",
+        );
+        let rows = rows.bind(state.map_or("", EnrolmentState::word)).bind(before);
+        rows.bind(i64::from(most)).fetch_all(self.pool()).await?.iter().map(enrolment).collect()
+    }
+
+    /// The last enrolment with this request, by its hash.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn enrolment_of_request(
+        &self,
+        csr_hash: &str,
+    ) -> Result<Option<Enrolment>, StoreError> {
+        let row = query("SELECT * FROM enrolment WHERE csr_hash = $1 ORDER BY id DESC LIMIT 1");
+        let row = row.bind(csr_hash).fetch_optional(self.pool()).await?;
+        row.as_ref().map(enrolment).transpose()
+    }
+
+    /// Whether an enrolment is the one that counts for its host.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn enrolment_counts(&self, id: &str) -> Result<bool, StoreError> {
+        let row = query("SELECT enrolment FROM enrolled WHERE enrolment = $1").bind(id);
+        Ok(row.fetch_optional(self.pool()).await?.is_some())
+    }
+
+    /// The certificate that answers a request, by the request's hash; the newest.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn certificate_of_request(
+        &self,
+        csr_hash: &str,
+    ) -> Result<Option<HostCertificate>, StoreError> {
+        let row = query(
+            "SELECT * FROM certificate WHERE csr_hash = $1 ORDER BY not_after_ms DESC LIMIT 1",
+        );
+        let row = row.bind(csr_hash).fetch_optional(self.pool()).await?;
+        row.as_ref().map(certificate).transpose()
+    }
+
+    /// The certificates that are still to be issued, the oldest first, at most this number.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn certificates_wanted(
+        &self,
+        most: u32,
+    ) -> Result<Vec<CertificateWanted>, StoreError> {
         let rows =
-            query("SELECT * FROM enrolment WHERE state = $1 ORDER BY created_ms, id LIMIT $2");
-        let rows = rows.bind(state.word()).bind(i64::from(most)).fetch_all(self.pool()).await?;
-        rows.iter().map(enrolment).collect()
+            query("SELECT * FROM certificate_wanted ORDER BY since_ms, csr_hash LIMIT $1");
+        let rows = rows.bind(i64::from(most)).fetch_all(self.pool()).await?;
+        rows.iter().map(wanted).collect()
     }
 
     /// The certificates of a host that have not ended, the newest first.
@@ -370,7 +439,7 @@ pub async fn decided(
 /// Those of the database.
 pub async fn add_certificate(tx: &mut Tx, new: &HostCertificate) -> Result<(), StoreError> {
     let statement = "INSERT INTO certificate (serial, host, enrolment, csr_hash, issued_ms, \
-                     not_after_ms) VALUES ($1, $2, $3, $4, $5, $6)";
+                     not_after_ms, pem) VALUES ($1, $2, $3, $4, $5, $6, $7)";
     query(statement)
         .bind(new.serial.as_str())
         .bind(new.host.as_str())
@@ -378,9 +447,60 @@ pub async fn add_certificate(tx: &mut Tx, new: &HostCertificate) -> Result<(), S
         .bind(new.csr_hash.as_str())
         .bind(new.issued_ms)
         .bind(new.not_after_ms)
+        .bind(new.pem.as_str())
         .execute(&mut **tx)
         .await?;
     Ok(())
+}
+
+/// Has the signer's process issue a certificate. The same request is wanted once.
+///
+/// # Errors
+/// Those of the database.
+pub async fn want(tx: &mut Tx, new: &CertificateWanted) -> Result<(), StoreError> {
+    let statement = "INSERT INTO certificate_wanted (csr_hash, host, enrolment, csr, since_ms) \
+                     VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+    query(statement)
+        .bind(new.csr_hash.as_str())
+        .bind(new.host.as_str())
+        .bind(new.enrolment.as_str())
+        .bind(new.csr.as_str())
+        .bind(new.since_ms)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// A certificate is not wanted any more. `false`: it was not.
+///
+/// # Errors
+/// Those of the database.
+pub async fn unwant(tx: &mut Tx, csr_hash: &str) -> Result<bool, StoreError> {
+    let delete = query("DELETE FROM certificate_wanted WHERE csr_hash = $1").bind(csr_hash);
+    Ok(delete.execute(&mut **tx).await?.rows_affected() == 1)
+}
+
+/// Labels of the hosts that come with a token, by its id; none of one that is not there.
+///
+/// # Errors
+/// Those of the database.
+pub async fn token_labels(
+    tx: &mut Tx,
+    id: &str,
+) -> Result<BTreeMap<String, String>, StoreError> {
+    let row = query("SELECT * FROM enrolment_token WHERE id = $1").bind(id);
+    let found = row.fetch_optional(&mut **tx).await?.as_ref().map(token).transpose()?;
+    Ok(found.map(|token| token.labels).unwrap_or_default())
+}
+
+fn wanted(row: &AnyRow) -> Result<CertificateWanted, StoreError> {
+    Ok(CertificateWanted {
+        csr_hash: row.try_get("csr_hash")?,
+        host: row.try_get("host")?,
+        enrolment: row.try_get("enrolment")?,
+        csr: row.try_get("csr")?,
+        since_ms: row.try_get("since_ms")?,
+    })
 }
 
 fn token(row: &AnyRow) -> Result<EnrolmentToken, StoreError> {
@@ -406,12 +526,17 @@ fn enrolment(row: &AnyRow) -> Result<Enrolment, StoreError> {
         token: row.try_get("token")?,
         csr: row.try_get("csr")?,
         csr_hash: row.try_get("csr_hash")?,
-        state: EnrolmentState::of_word(row.try_get("state")?)?,
+        state: state(row.try_get("state")?)?,
         why: row.try_get("why")?,
         created_ms: row.try_get("created_ms")?,
         decided_by: row.try_get("decided_by")?,
         decided_ms: row.try_get("decided_ms")?,
     })
+}
+
+fn state(word: &str) -> Result<EnrolmentState, StoreError> {
+    let corrupt = || StoreError::corrupt("state of an enrolment", word);
+    EnrolmentState::of_word(word).ok_or_else(corrupt)
 }
 
 fn certificate(row: &AnyRow) -> Result<HostCertificate, StoreError> {
@@ -422,5 +547,6 @@ fn certificate(row: &AnyRow) -> Result<HostCertificate, StoreError> {
         csr_hash: row.try_get("csr_hash")?,
         issued_ms: row.try_get("issued_ms")?,
         not_after_ms: row.try_get("not_after_ms")?,
+        pem: row.try_get("pem")?,
     })
 }

@@ -24,6 +24,7 @@ const VERSIONS: &[(i64, &str, &str)] = &[
     (11, "passkeys", include_str!("schema/0011_passkeys.sql")),
     (12, "enrolment", include_str!("schema/0012_enrolment.sql")),
     (13, "closings", include_str!("schema/0013_closings.sql")),
+    (14, "issuing", include_str!("schema/0014_issuing.sql")),
 ];
 
 /// The versions of the tables that this program knows, the oldest first.

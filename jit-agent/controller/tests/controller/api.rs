@@ -2,6 +2,7 @@
 
 mod auth;
 pub(crate) mod defender;
+mod enrolments;
 mod events;
 mod keys;
 mod lists;
@@ -23,6 +24,7 @@ use jit_controller::{
     clock::now_ms,
     defender as microsoft,
     desk::{self, Desk},
+    enrol::opened::Opened,
     fleet::{self, Fleet, SignError, SignPolicy},
     model::{Account, Host},
     people::People,
@@ -71,13 +73,13 @@ impl Site {
         raw: RawSettings,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
-        Self::build(database, raw, change, |_, _| People::default(), false).await
+        Self::build(database, raw, change, |_, _| People::default(), false, None).await
     }
 
     /// One that talks to hosts, none of which answers.
     pub(crate) async fn with_fleet(database: Database) -> Self {
         let nobody = |_: &Path, _: &str| People::default();
-        Self::build(database, RawSettings::default(), |_| {}, nobody, true).await
+        Self::build(database, RawSettings::default(), |_| {}, nobody, true, None).await
     }
 
     /// One where people sign in in other ways too. `people` gets its directory, with `ca.pem`, and
@@ -86,7 +88,14 @@ impl Site {
         database: Database,
         people: impl FnOnce(&Path, &str) -> People,
     ) -> Self {
-        Self::build(database, RawSettings::default(), |_| {}, people, false).await
+        Self::build(database, RawSettings::default(), |_| {}, people, false, None).await
+    }
+
+    /// One at which hosts enrol.
+    pub(crate) async fn enrolling(database: Database, opened: Opened) -> Self {
+        let raw = RawSettings::default();
+        let nobody = |_: &Path, _: &str| People::default();
+        Self::build(database, raw, |_| {}, nobody, false, Some(opened)).await
     }
 
     async fn build(
@@ -95,6 +104,7 @@ impl Site {
         change: impl FnOnce(&mut Settings),
         of_site: impl FnOnce(&Path, &str) -> People,
         has_fleet: bool,
+        opened: Option<Opened>,
     ) -> Self {
         let store = Store::open(&database.url).await.unwrap();
         let directory = tempfile::tempdir().unwrap();
@@ -111,7 +121,7 @@ impl Site {
         let control = server.control();
         let fleet = if has_fleet { Some(fleet(&desk, directory.path(), &ca).await) } else { None };
         let people = of_site(directory.path(), &base);
-        let state = ApiState::with_people(desk.clone(), settings, Some(key), fleet, people);
+        let state = ApiState::with_people(desk.clone(), settings, Some(key), fleet, people, opened);
         let router = api::router(state.clone()).merge(microsoft::router(&state));
         tokio::spawn(server.run(router.merge(portal::router(state))));
         let client = Client::builder()
@@ -251,6 +261,14 @@ impl Caller<'_> {
     /// Submits a request for SSH.
     pub(crate) async fn ask(&self, host: &str) -> Value {
         self.post("/api/v1/requests", ssh(host)).await.ok(201)
+    }
+}
+
+impl Site {
+    /// A call without a token.
+    async fn anybody(&self, method: Method, path: &str, body: &Value) -> Answer {
+        let call = self.client.request(method, format!("{}{path}", self.base));
+        Answer::of(call.json(body).send().await.unwrap()).await
     }
 }
 

@@ -201,6 +201,10 @@ async fn who_comes_second_waits_and_a_person_puts_him_in_the_place_of_the_first(
     let (decision, first) = ask(&store, &secret, "web-1", &mine, NOW_MS).await;
     let first = first.unwrap();
     assert_eq!((decision, first.state), (Decision::Issue, EnrolmentState::Issued));
+    let known = store.host("web-1").await.unwrap().unwrap().host;
+    assert_eq!(known.labels, wish(1).labels, "the host has the token's labels");
+    let wanted = store.certificates_wanted(10).await.unwrap();
+    assert_eq!((wanted.len(), &wanted[0].enrolment), (1, &first.id));
     assert_eq!(store.enrolment(&first.id).await.unwrap().as_ref(), Some(&first));
     // The answer was lost.
     let (decision, kept) = ask(&store, &secret, "web-1", &mine, NOW_MS + 1).await;
@@ -212,6 +216,7 @@ async fn who_comes_second_waits_and_a_person_puts_him_in_the_place_of_the_first(
         csr_hash: first.csr_hash.clone(),
         issued_ms: NOW_MS,
         not_after_ms: NOW_MS + 1000,
+        pem: "-----BEGIN CERTIFICATE-----".into(),
     };
     let mut tx = store.begin().await.unwrap();
     enrolments::add_certificate(&mut tx, &certificate).await.unwrap();
@@ -223,7 +228,7 @@ async fn who_comes_second_waits_and_a_person_puts_him_in_the_place_of_the_first(
     let (decision, second) = ask(&store, &secret, "web-1", &other, NOW_MS + 2).await;
     let second = second.unwrap();
     assert!(matches!(decision, Decision::Wait(_)), "{decision:?}");
-    let waiting = store.enrolments(EnrolmentState::Waiting, 10).await.unwrap();
+    let waiting = store.enrolments(Some(EnrolmentState::Waiting), "", 10).await.unwrap();
     assert_eq!(waiting.as_slice(), std::slice::from_ref(&second));
     let mut tx = store.begin().await.unwrap();
     let current = enrolments::of_host(&mut tx, "web-1").await.unwrap();
@@ -248,7 +253,7 @@ async fn who_comes_second_waits_and_a_person_puts_him_in_the_place_of_the_first(
     tx.commit().await.unwrap();
     let (decision, kept) = ask(&store, &secret, "web-1", &mine, NOW_MS + 7).await;
     assert!(matches!(decision, Decision::Refuse(_)) && kept.is_none(), "{decision:?}");
-    assert_eq!(codes(&store).await, ["E001", "E003", "E004", "E005", "E004", "E005"]);
+    assert_eq!(codes(&store).await, ["E001", "E003", "H001", "E004", "E005", "E004", "E005"]);
 }
 
 async fn a_host_of_the_inventory_is_taken_by_no_token_of_other_labels(database: Database) {

@@ -1,9 +1,12 @@
 //! A signer for tests: the real process, with keys in files.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use jit_client::signing::{Algorithm, SigningKey};
-use jit_controller::signer::{KeySettings, Settings, Signer};
+use jit_client::{
+    ca::Authority,
+    signing::{Algorithm, SigningKey},
+};
+use jit_controller::signer::{AuthoritySettings, KeySettings, Settings, Signer};
 use tempfile::TempDir;
 
 /// A signer whose key and journal go away with the value.
@@ -14,6 +17,16 @@ pub(crate) struct Signing {
 
 /// Starts one.
 pub(crate) async fn pem() -> Signing {
+    started(None).await
+}
+
+/// Starts one that issues certificates of hosts.
+pub(crate) async fn with_authority() -> Signing {
+    let pair = Authority::create("hosts", Duration::from_secs(86_400)).unwrap();
+    started(Some((pair.certificate, pair.key))).await
+}
+
+async fn started(authority: Option<(String, String)>) -> Signing {
     let directory = tempfile::tempdir().unwrap();
     let provider = rustls::crypto::ring::default_provider();
     for name in ["signing.key", "closing.key"] {
@@ -22,6 +35,17 @@ pub(crate) async fn pem() -> Signing {
     }
     let mut settings = Settings::of_pem(Path::new("signing.key"));
     settings.revocation_keys = vec![KeySettings::Pem { file: "closing.key".into() }];
+    if let Some((certificate, key)) = authority {
+        std::fs::write(directory.path().join("hosts.pem"), certificate).unwrap();
+        std::fs::write(directory.path().join("hosts.key"), key).unwrap();
+        settings.authority = Some(AuthoritySettings {
+            certificate: "hosts.pem".into(),
+            key: "hosts.key".into(),
+            trust_domain: "example.org".into(),
+            lifetime: Duration::from_secs(3600),
+            certificates_a_minute: 600,
+        });
+    }
     settings.resolve(directory.path());
     settings.limits.signatures_a_minute = 100_000;
     let program = Path::new(env!("CARGO_BIN_EXE_jit-controller"));

@@ -1,6 +1,6 @@
 //! The clouds that say who a machine is, and who issues certificates of hosts.
 
-use crate::{config::Config, health::Findings};
+use crate::{config::Config, enrol::opened::Opened, health::Findings};
 
 pub(super) fn check(config: &Config, findings: &mut Findings) {
     let mut about = |about: &str, opened: Result<String, String>| match opened {
@@ -10,6 +10,10 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     if let Some(authority) = &config.signer.authority {
         let name = format!("issues certificates of hosts in {}", authority.trust_domain);
         about("signer authority", authority.open().map(|_| name));
+    }
+    if config.enrolment.hub_ca.is_some() {
+        let opened = Opened::open(&config.enrolment);
+        about("enrolment", opened.map(|_| format!("hosts dial {}", config.enrolment.hubs.join(", "))));
     }
     if let Some(ec2) = &config.enrolment.ec2 {
         let opened = ec2.open().map(|open| {

@@ -11,6 +11,7 @@ mod change;
 mod context;
 mod decide;
 mod defender;
+mod enrolments;
 mod hosts;
 mod inventory;
 mod login;
@@ -96,6 +97,8 @@ pub(crate) enum Command {
     Shorten(change::ShortenArgs),
     /// List and change the hosts that the controller knows
     Hosts(hosts::HostsArgs),
+    /// Machines that ask to be hosts: list those that wait, let them in or refuse them, make tokens
+    Enrolments(enrolments::EnrolmentsArgs),
     /// Show, test and change the rules: who may ask, and who must agree
     Rules(rules::RulesArgs),
     /// List, show, keep and compare the policies that the controller keeps
@@ -138,6 +141,7 @@ pub(crate) fn run(
         Command::Extend(args) => change::extend(to, args),
         Command::Shorten(args) => change::shorten(to, args),
         Command::Hosts(args) => hosts::run(to, args),
+        Command::Enrolments(args) => enrolments::run(to, args),
         Command::Rules(args) => rules::run(to, args),
         Command::Policies(args) => policies::run(to, args),
         Command::Rollouts(args) => rollouts::run(to, args),

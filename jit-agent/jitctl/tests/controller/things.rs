@@ -1,7 +1,8 @@
 //! Hosts, rules, accounts, tokens, audit.
 
 use jit_client::controller::types::{
-    AccountKeyView, AccountView, AuditView, HostView, ImportResult, PasskeyView, RulesDiff,
+    AccountKeyView, AccountView, AuditView, EnrolmentTokenMade, EnrolmentTokenView, EnrolmentView,
+    HostView, ImportResult, PasskeyView, RulesDiff,
     RulesTestResult, RulesView, TextMistake, TokenMade, TokenView,
 };
 use jit_client::public_key::PublicKey;
@@ -120,6 +121,58 @@ fn a_token_is_printed_alone_and_made_once() {
     assert_eq!(asked.len(), 2);
     assert_eq!(asked[1].json()["scopes"], json!(["hosts", "read"]));
     controller.jitctl("tokens make --scope root --for 1d").fails(64, "root");
+}
+
+#[test]
+fn machines_that_wait_are_listed_and_decided_on() {
+    let controller = Controller::with_login();
+    let one = EnrolmentView {
+        id: "01E".into(),
+        host: "web-1".into(),
+        state: "waiting".into(),
+        why: "web-1 has asked\u{1b}[2J before".into(),
+        csr_sha256: "ab".repeat(32),
+        ..EnrolmentView::default()
+    };
+    controller.says("GET /enrolments", page(&[&one], None));
+    let said = controller.jitctl("enrolments").good();
+    assert!(said.contains("web-1") && said.contains("abababababababab "), "{said}");
+    assert!(!said.contains('\u{1b}') && !said.contains(&one.csr_sha256), "{said}");
+    assert_eq!(controller.asked().last().unwrap().query, "state=waiting");
+    let shown: Value =
+        serde_json::from_str(&controller.jitctl("enrolments --state all --json").good()).unwrap();
+    assert_eq!(shown[0]["csr_sha256"], one.csr_sha256);
+    assert_eq!(controller.asked().last().unwrap().query, "");
+    let accepted = EnrolmentView { state: "issued".into(), ..one };
+    controller.says("POST /enrolments/01E/decision", ok(&accepted));
+    for ruling in ["accept", "refuse"] {
+        let said = controller.jitctl(&format!("enrolments {ruling} 01E")).good();
+        assert_eq!(said, "01E: web-1 is issued\n");
+        assert_eq!(controller.asked().last().unwrap().json(), json!({ "ruling": ruling }));
+    }
+    controller.jitctl("enrolments --state none").fails(64, "none");
+}
+
+#[test]
+fn a_token_for_hosts_is_printed_alone_and_made_once() {
+    let controller = Controller::with_login();
+    let view =
+        EnrolmentTokenView { id: "01T".into(), uses_left: 20, ..EnrolmentTokenView::default() };
+    let made = EnrolmentTokenMade { token: "jit_enrol_made".into(), view: view.clone() };
+    let call = "POST /enrolments/tokens";
+    controller.answers(call, [problem(503, "unavailable", "busy"), ok(&made)]);
+    let create = "enrolments token create --label env=test --uses 20 --for 2h";
+    controller.jitctl(create).fails(69, "busy");
+    let said = controller.jitctl(create);
+    assert_eq!((said.exit, said.out.as_str()), (Some(0), "jit_enrol_made\n"));
+    assert!(said.err.contains("token 01T for 20 hosts"), "{said:?}");
+    let sent = controller.asked().last().unwrap().json();
+    assert_eq!(sent, json!({"labels": {"env": "test"}, "uses": 20, "duration_ms": 7_200_000}));
+    controller.jitctl("enrolments token create").fails(64, "--label");
+    controller.says("GET /enrolments/tokens", page(&[&view], None));
+    assert!(controller.jitctl("enrolments token list").good().contains("01T"));
+    controller.says("DELETE /enrolments/tokens/01T", ok(&json!(null)));
+    controller.jitctl("enrolments token withdraw 01T").good();
 }
 
 #[test]

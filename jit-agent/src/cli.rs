@@ -10,8 +10,8 @@ use clap::{
 use crate::{
     config::DEFAULT_PATH,
     oncall::{
-        audit, break_glass, check, close, confirm, denials, doctor, enforce, grants, identity,
-        init, policy, status, why,
+        audit, break_glass, check, close, confirm, denials, doctor, enforce, enrol, grants,
+        identity, init, policy, status, why,
     },
 };
 
@@ -112,6 +112,17 @@ pub enum OnCall {
     /// It works before the installation, with the agent dead or hung, and without root: then it says
     /// what only root would see. docs/runbook.md has a heading for each check.
     Doctor(doctor::DoctorArgs),
+    /// Prove to a controller which host this is, and get its certificate: with a token of an
+    /// administrator, or with what EC2 or Azure has signed. The key is made here and stays here. Exit
+    /// code 0: `[uplink]` can be written; 1: a person must decide first (--no-wait).
+    #[command(
+        after_help = "With a token:   jit-agent enrol --controller https://jit.example.org --token-file token\n\
+                            On EC2:         jit-agent enrol --controller https://jit.example.org --identity ec2\n\
+                            In a script:    jit-agent enrol --controller https://jit.example.org --token-file - --no-wait < token\n\n\
+                            A host enrols once. The second time a person decides: this waits for him, and the same\n\
+                            command goes on where it stopped."
+    )]
+    Enrol(Box<enrol::EnrolArgs>),
     /// Ask the metadata services (Azure Arc, Azure, EC2, GCP) which host this is, and show what each
     /// answers: what `[host] id = "auto"` would use. Takes at most 3 seconds. Exit code 0: one gives the
     /// id; 69: none does, or two clouds do.

@@ -13,7 +13,7 @@ use jit_agent::{
     config::Glimpse,
     oncall::{
         Failure, audit, break_glass, check, close, complain, confirm, denials, detach, doctor,
-        enforce, grants, identity, init, policy, status, unless_closed, why,
+        enforce, enrol, grants, identity, init, policy, status, unless_closed, why,
     },
     system::{core_dumps, log, memory},
 };
@@ -125,6 +125,7 @@ async fn on_call(command: OnCall, config: &Path) -> Result<ExitCode, Failure> {
         OnCall::Enforce(args) => enforce::run(config, &args).await,
         OnCall::Check(args) => check::run(config, &args),
         OnCall::Doctor(args) => doctor::run(config, &args).await,
+        OnCall::Enrol(args) => enrol::run(config, &args).await,
         OnCall::Identity(args) => identity::run(&args).await,
         OnCall::Init(args) => init::run(config, *args).await,
         OnCall::Audit { command } => {

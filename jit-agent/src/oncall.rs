@@ -1,4 +1,4 @@
-//! The commands of the engineer on call. `status`, `grants`, `why`, `check`, `doctor`, `identity`, `init` and `audit` need
+//! The commands of the engineer on call. `status`, `grants`, `why`, `check`, `doctor`, `enrol`, `identity`, `init` and `audit` need
 //! no running agent; `break-glass`, `confirm`, `denials`, `enforce` and `policy` need one; `close` asks one, and does without if it must;
 //! `detach` refuses while one runs.
 
@@ -12,6 +12,7 @@ pub mod denials;
 pub mod detach;
 pub mod doctor;
 pub mod enforce;
+pub mod enrol;
 mod failure;
 mod finding;
 pub mod grants;

@@ -9,8 +9,8 @@
 
 mod ask;
 mod choices;
-mod files;
-mod key;
+pub(super) mod files;
+pub(super) mod key;
 mod mark;
 mod report;
 mod survey;

@@ -28,7 +28,7 @@ const KEYS: &str = "jit-agent-keys";
 
 /// The group that may read a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Readers {
+pub(in crate::oncall) enum Readers {
     /// Who may ask for the status.
     Status,
     /// The service alone.
@@ -37,15 +37,15 @@ pub(super) enum Readers {
 
 /// The configuration, and the files beside it.
 #[derive(Clone, Debug)]
-pub(super) struct Places {
-    pub(super) config: PathBuf,
+pub(in crate::oncall) struct Places {
+    pub(in crate::oncall) config: PathBuf,
     directory: PathBuf,
 }
 
 impl Places {
     /// For a configuration, or for `config.toml` in a directory: one that is there, or whose name ends in
     /// `/`. That one is made by [`Self::prepare`] if it is missing.
-    pub(super) fn new(path: &Path) -> Result<Self, Failure> {
+    pub(in crate::oncall) fn new(path: &Path) -> Result<Self, Failure> {
         let absolute = std::path::absolute(path).map_err(|error| io_error("find", path)(error))?;
         let is_directory = absolute.is_dir() || path.as_os_str().as_bytes().ends_with(b"/");
         let config = if is_directory { absolute.join("config.toml") } else { absolute };
@@ -53,7 +53,7 @@ impl Places {
         Ok(Self { config, directory })
     }
 
-    pub(super) fn certificate(&self) -> PathBuf {
+    pub(in crate::oncall) fn certificate(&self) -> PathBuf {
         self.directory.join("tls/agent.pem")
     }
 
@@ -61,8 +61,13 @@ impl Places {
         self.directory.join("tls/ca.pem")
     }
 
-    pub(super) fn key(&self) -> PathBuf {
+    pub(in crate::oncall) fn key(&self) -> PathBuf {
         self.directory.join("tls/agent.key")
+    }
+
+    /// A file beside the key.
+    pub(in crate::oncall) fn beside_key(&self, name: &str) -> PathBuf {
+        self.directory.join("tls").join(name)
     }
 
     pub(super) fn request(&self) -> PathBuf {
@@ -86,7 +91,7 @@ impl Places {
     }
 
     /// Makes the directories that are missing.
-    pub(super) fn prepare(&self, keys: bool, signers: bool) -> Result<(), Failure> {
+    pub(in crate::oncall) fn prepare(&self, keys: bool, signers: bool) -> Result<(), Failure> {
         make(&self.directory, 0o755, None)?;
         if keys {
             make(&self.directory.join("tls"), 0o750, group(Readers::Service))?;
@@ -98,7 +103,12 @@ impl Places {
     }
 
     /// Writes a file with mode 0640 in place of one that may be there.
-    pub(super) fn write(&self, path: &Path, bytes: &[u8], readers: Readers) -> Result<(), Failure> {
+    pub(in crate::oncall) fn write(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        readers: Readers,
+    ) -> Result<(), Failure> {
         let mut beside = path.as_os_str().to_owned();
         beside.push(format!(".new-{}", std::process::id()));
         let beside = PathBuf::from(beside);

@@ -52,13 +52,17 @@ pub(super) fn names(given: &[String], host: &str, survey: &Survey) -> Result<Nam
 
 /// The host's key, and whether it was made now.
 pub(super) fn ensure(places: &Places) -> Result<(KeyPair, bool), Failure> {
-    let path = places.key();
-    match fs::symlink_metadata(&path) {
-        Ok(_) => Ok((read(&path)?, false)),
+    at(places, &places.key())
+}
+
+/// The key in a file, and whether it was made now.
+pub(in crate::oncall) fn at(places: &Places, path: &Path) -> Result<(KeyPair, bool), Failure> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok((read(path)?, false)),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let pair = KeyPair::generate().map_err(|error| cannot("make a key", &error))?;
             let text = pem::encode(PRIVATE, pair.serialized_der());
-            places.write(&path, text.as_bytes(), Readers::Service)?;
+            places.write(path, text.as_bytes(), Readers::Service)?;
             Ok((pair, true))
         }
         Err(error) => Err(Failure::Refused(format!("cannot look at {}: {error}", path.display()))),

@@ -350,8 +350,12 @@ mod tests {
 
     #[test]
     fn what_the_controller_says_is_shown_without_its_control_letters() {
-        let body = br#"{"word":"enrolment_refused","detail":"no\u001b[2J","next":"ask"}"#;
-        let said = problem(StatusCode::FORBIDDEN, body);
+        let body = Problem {
+            word: "enrolment_refused".into(),
+            detail: "no\u{1b}[2J".into(),
+            ..Problem::default()
+        };
+        let said = problem(StatusCode::FORBIDDEN, &serde_json::to_vec(&body).unwrap());
         assert!(said.starts_with("enrolment_refused: ") && !said.contains('\u{1b}'), "{said}");
         assert!(problem(StatusCode::BAD_GATEWAY, b"<html>").contains("502"));
     }

@@ -72,11 +72,7 @@ pub(super) async fn make(
 ///
 /// # Errors
 /// A field of the wish, or the database.
-pub(crate) async fn keep(
-    state: &ApiState,
-    wish: Wish,
-    by: &str,
-) -> Result<EnrolmentTokenMade, Failure> {
+async fn keep(state: &ApiState, wish: Wish, by: &str) -> Result<EnrolmentTokenMade, Failure> {
     let now_ms = clock::now_ms();
     let (token, secret) = wish.make(by, now_ms).map_err(|why| match why.split_once(": ") {
         Some((field, why)) => Failure::field(field, why),

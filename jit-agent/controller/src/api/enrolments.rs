@@ -102,16 +102,11 @@ pub(super) async fn decide(
 ///
 /// # Errors
 /// There is no such one, or it does not wait.
-pub(crate) async fn settle(
-    state: &ApiState,
-    id: &str,
-    accepts: bool,
-    by: &str,
-) -> Result<(), Failure> {
+async fn settle(state: &ApiState, id: &str, accepts: bool, by: &str) -> Result<(), Failure> {
     let known = state.store().enrolment(id).await?;
     let known = known.ok_or_else(|| Failure::not_found("enrolment", id))?;
     let now_ms = clock::now_ms();
-    let done = again(async || {
+    let done = again(|| async {
         let mut tx = state.store().begin().await?;
         let done = match accepts {
             true => admit::approve(&mut tx, id, by, now_ms).await?.is_some(),

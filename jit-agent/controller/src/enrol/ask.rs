@@ -104,7 +104,7 @@ pub async fn ask(
             return Ok(outcome);
         }
     }
-    again(async || admitted(store, opened, request, asked, now_ms).await).await
+    again(|| admitted(store, opened, request, asked, now_ms)).await
 }
 
 /// What follows from an enrolment with the same request; `None`: another one has taken its place.
@@ -143,7 +143,7 @@ async fn admitted(
         // The use of the token comes back: the transaction is not committed.
         Decision::Refuse(why) => return Err(AskError::Refused(why)),
     };
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     Ok(outcome)
 }
 

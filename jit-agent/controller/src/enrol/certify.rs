@@ -87,7 +87,7 @@ async fn issue(
     });
     let by = crate::desk::CONTROLLER;
     audit::append(&mut tx, now_ms, &Record::new(Code::CertificateIssued, "", by, fields)).await?;
-    tx.commit().await.map_err(StoreError::from)?;
+    tx.commit().await?;
     Ok(true)
 }
 

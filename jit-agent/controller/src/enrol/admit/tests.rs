@@ -139,6 +139,7 @@ fn a_certificate_is_renewed_by_its_own_host_while_it_counts() {
         csr_hash: "first".into(),
         issued_ms: NOW_MS - 1000,
         not_after_ms: NOW_MS + 1,
+        pem: String::new(),
     };
     let with = |host, presented, current, now_ms| renews(host, presented, current, now_ms);
     assert_eq!(with(HOST, Some(&presented), Some(&current), NOW_MS), Ok(()));

@@ -13,6 +13,7 @@ mod ceiling;
 mod control;
 mod enforcing;
 mod error;
+mod freshness;
 mod gate;
 mod glimpse;
 mod interfaces;
@@ -41,6 +42,7 @@ pub use self::{
     control::{Control, ControlLines, Controller},
     enforcing::enforcing_text,
     error::ConfigError,
+    freshness::OnStale,
     gate::{CONFIRM_WITHIN, GateConfig, HookChoice, TRIALS},
     glimpse::Glimpse,
     interfaces::InterfaceFilter,
@@ -76,6 +78,8 @@ pub struct Config {
     pub policy: Policy,
     /// The most that a pushed policy may ask for; `None`: the host accepts no policies.
     pub ceiling: Option<Ceiling>,
+    /// Checkpoints are expected, and what is done when something may be withheld; `None`: none are.
+    pub freshness: Option<OnStale>,
     /// Trusted signing keys.
     pub keyring: Keyring,
     /// Ids of the signers whose key cannot be used, and of which there is no copy.
@@ -257,6 +261,7 @@ fn check(raw: raw::Config, base: &Base<'_>, kept: &[KeyFile], wrongs: &mut Wrong
         audit,
         limits,
         ceiling,
+        freshness,
         break_glass,
         metrics,
         paths,
@@ -275,6 +280,7 @@ fn check(raw: raw::Config, base: &Base<'_>, kept: &[KeyFile], wrongs: &mut Wrong
     let policy = port::policy(port, keys, longest, wrongs);
     let signing = signers.number_of(PayloadType::Policy);
     let ceiling = ceiling.map(|raw| ceiling::ceiling(raw, signing, wrongs));
+    let freshness = freshness.map(|raw| freshness::freshness(raw.on_stale, &signers, wrongs));
     let lines = control.as_ref().map(|raw| ControlLines::new(raw, base.text));
     let control = control.and_then(|raw| Control::new(raw, base, &policy, wrongs));
     let uplink = uplink.and_then(|raw| Uplink::new(raw, base, wrongs));
@@ -290,6 +296,7 @@ fn check(raw: raw::Config, base: &Base<'_>, kept: &[KeyFile], wrongs: &mut Wrong
         gate,
         policy,
         ceiling,
+        freshness,
         keyring,
         absent_signers: absent.collect(),
         control,

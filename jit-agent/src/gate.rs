@@ -25,6 +25,7 @@
 //! | `limits` | the last limit that was looked at | the tick |
 //! | `record` | the audit | all |
 //! | `patience` | who waits for the gate, and so how long the gate waits for a disk | `outbox`, `record` |
+//! | `arrivals` | what has arrived, beside what checkpoints say | admissions, `revocation`, `report` |
 //! | `about` | facts that only `status` shows | `report` |
 //! | `configuration` | where the configuration in force comes from | `report` |
 //! | `faults` | what is wrong around the gate; all may write | `report` |
@@ -34,6 +35,7 @@
 
 mod about;
 mod alarms;
+mod arrivals;
 pub(crate) mod break_glass;
 mod changes;
 mod closings;
@@ -78,6 +80,7 @@ use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use jit_common::{Event, Reason};
 
+pub use arrivals::Asked;
 pub use break_glass::Opened;
 pub use command::{GateHandle, Gone, Requests, channel};
 pub use policy::{PolicyDraft, PolicyPush};
@@ -87,6 +90,7 @@ pub use revocation::{Revoked, Target};
 
 use about::About;
 use alarms::Alarms;
+use arrivals::Arrivals;
 use configuration::Origin;
 use cut::Ending;
 use database::Waiting;
@@ -170,6 +174,7 @@ pub struct Gate<D> {
     journal: Arc<Journal>,
     boot_id: String,
     alarms: Alarms,
+    arrivals: Arrivals,
     faults: Faults,
     about: About,
     configuration: Origin,
@@ -252,6 +257,7 @@ impl<D: Datapath> Gate<D> {
             journal,
             boot_id,
             alarms: Alarms::default(),
+            arrivals: Arrivals::default(),
             faults,
             about: About::new(now),
             configuration: Origin::default(),
@@ -270,6 +276,7 @@ impl<D: Datapath> Gate<D> {
     }
 
     fn put_in_force(&mut self, stored: Stored, now: Now) -> Result<(), StartError> {
+        self.expect_checkpoints(stored.checkpoint.as_ref(), now);
         let Stored {
             grants,
             progress,

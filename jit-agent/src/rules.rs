@@ -4,6 +4,7 @@
 
 mod approvals;
 pub mod ceiling;
+pub mod checkpoint;
 pub mod claims;
 pub mod clock;
 pub mod commit;

@@ -58,6 +58,8 @@ refusals! {
     SourceNotAllowed => "source_not_allowed",
     /// A prefix is wider than the host allows.
     SourceTooWide => "source_too_wide",
+    /// It may have been withheld: it is older than the last checkpoint, or no checkpoint is fresh.
+    Stale => "stale",
     /// The policy's version is not higher than every version that this host has accepted.
     StaleVersion => "stale_version",
     /// It could not be written to disk.

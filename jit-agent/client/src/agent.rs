@@ -173,6 +173,15 @@ impl Agent {
         answer.map_err(|trouble| self.failure("the revocation", trouble))
     }
 
+    /// Compares what has arrived at the host with a checkpoint.
+    pub async fn compare_mailbox(
+        &mut self,
+        request: v1::CompareMailboxRequest,
+    ) -> Result<v1::CompareMailboxResponse, CallError> {
+        let answer = within(self.timeout, self.client.compare_mailbox(request)).await;
+        answer.map_err(|trouble| self.failure("the comparison with a checkpoint", trouble))
+    }
+
     /// Lists the grants that the agent holds.
     pub async fn list(&mut self, include_ended: bool) -> Result<Vec<v1::GrantState>, CallError> {
         let answer =

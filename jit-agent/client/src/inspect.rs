@@ -1,5 +1,6 @@
 //! What is in an envelope: everything that a host checks and that can be seen without the host.
 
+mod checkpoint;
 mod revocation;
 
 use std::fmt::Write as _;
@@ -7,7 +8,7 @@ use std::fmt::Write as _;
 use jit_proto::{
     GrantId, PayloadType, PortRange, SourcePrefix, WallTime,
     dsse::{MAX_ENVELOPE_BYTES, MAX_SIGNATURES, pre_authentication_encoding},
-    payload_type::{GRANT_TYPE, POLICY_TYPE, REVOCATION_TYPE},
+    payload_type::{CHECKPOINT_TYPE, GRANT_TYPE, POLICY_TYPE, REVOCATION_TYPE},
     v1,
     words::counted,
 };
@@ -44,6 +45,8 @@ pub struct Inspection {
 /// A payload that is known.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
+    /// A checkpoint.
+    Checkpoint(v1::Checkpoint),
     /// A grant.
     Grant(v1::Grant),
     /// A policy.
@@ -86,6 +89,16 @@ impl Inspection {
         let content = content(&envelope).map_err(|why| malformed.push(why)).ok();
         let mut untimely = Vec::new();
         match &content {
+            Some(Content::Checkpoint(one)) => {
+                malformed.extend(checkpoint::wrong(one));
+                if one.issued_at_ms > now_ms.saturating_add(SKEW_MS) {
+                    untimely.push(format!("it is of the future, {}", time(one.issued_at_ms)));
+                }
+                let end = one.issued_at_ms.saturating_add(one.valid_for_ms.into());
+                if end <= now_ms {
+                    untimely.push(format!("it counts as fresh no longer since {}", time(end)));
+                }
+            }
             Some(Content::Grant(grant)) => {
                 malformed.extend(wrong_grant(grant));
                 if grant.not_after_ms <= now_ms {
@@ -219,6 +232,7 @@ impl Inspection {
     /// The decoded payload, name and value, safe for a terminal.
     pub fn fields(&self) -> Vec<(&'static str, String)> {
         match &self.content {
+            Some(Content::Checkpoint(one)) => checkpoint::fields(one),
             Some(Content::Grant(grant)) => grant_fields(grant),
             Some(Content::Policy(policy)) => policy_fields(policy),
             Some(Content::Revocation(one)) => revocation::fields(one),
@@ -233,6 +247,10 @@ fn content(envelope: &v1::Envelope) -> Result<Content, String> {
     let failed =
         |what: &str| Err(format!("the payload is no {what} that this version knows wholly"));
     match payload_type.as_str() {
+        CHECKPOINT_TYPE => match v1::Checkpoint::decode(payload.as_ref()) {
+            Ok(one) if one.encoded_len() == payload.len() => Ok(Content::Checkpoint(one)),
+            _ => failed(PayloadType::Checkpoint.word()),
+        },
         GRANT_TYPE => match v1::Grant::decode(payload.as_ref()) {
             Ok(grant) if grant.encoded_len() == payload.len() => Ok(Content::Grant(grant)),
             _ => failed(PayloadType::Grant.word()),
@@ -245,7 +263,8 @@ fn content(envelope: &v1::Envelope) -> Result<Content, String> {
             Ok(one) if one.encoded_len() == payload.len() => Ok(Content::Revocation(one)),
             _ => failed(PayloadType::Revocation.word()),
         },
-        _ => Err("its payload type is not that of grants, policies or revocations".to_owned()),
+        _ => Err("its payload type is not that of grants, policies, revocations or checkpoints"
+            .to_owned()),
     }
 }
 

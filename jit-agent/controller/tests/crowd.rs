@@ -197,6 +197,7 @@ stand_in! {
     push(PushRequest) -> PushResponse,
     push_batch(PushBatchRequest) -> PushBatchResponse,
     revoke(RevokeRequest) -> RevokeResponse,
+    compare_mailbox(CompareMailboxRequest) -> CompareMailboxResponse,
     break_glass(BreakGlassRequest) -> BreakGlassResponse,
     enforce(EnforceRequest) -> EnforceResponse,
     confirm(ConfirmRequest) -> ConfirmResponse,

@@ -21,6 +21,7 @@ use jit_agent::{
         watch::may_change_links,
     },
     rules::{
+        checkpoint as stamped,
         clock::{BootNanos, Now},
         grant::{self, MAX_ENTRIES, VerifiedGrant},
         impact::Impact,
@@ -34,7 +35,7 @@ use jit_common::{Family, PortKey, Protocol};
 use jit_proto::{
     GrantId, WallTime,
     dsse::{MAX_ENVELOPE_BYTES, pre_authentication_encoding},
-    payload_type::{GRANT_TYPE, POLICY_TYPE, REVOCATION_TYPE},
+    payload_type::{CHECKPOINT_TYPE, GRANT_TYPE, POLICY_TYPE, REVOCATION_TYPE},
     v1,
     webauthn::challenge,
 };
@@ -46,7 +47,8 @@ use tempfile::TempDir;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this crate.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
+    ("checkpoint", checkpoint),
     ("config", config),
     ("envelope", envelope),
     ("grant", grant),
@@ -80,6 +82,10 @@ sessions = "cut"
 id = "prod"
 public_key = "prod.pem"
 signs = ["grant", "policy", "revocation"]
+[[signer]]
+id = "freshness"
+public_key = "freshness.pem"
+signs = ["checkpoint"]
 [[approver]]
 id = "ana"
 public_key = "ana.pem"
@@ -98,6 +104,11 @@ pub fn key() -> SigningKey {
     SigningKey::from_bytes(&[1; 32])
 }
 
+/// The key that signs checkpoints, and nothing else.
+fn freshness_key() -> SigningKey {
+    SigningKey::from_bytes(&[3; 32])
+}
+
 /// The passkey of the approver.
 fn passkey() -> p256::ecdsa::SigningKey {
     p256::ecdsa::SigningKey::from_slice(&[2; 32]).expect("a scalar")
@@ -110,6 +121,9 @@ fn host() -> &'static (TempDir, Config) {
         let directory = TempDir::new().expect("a directory");
         let pem = key().verifying_key().to_public_key_pem(LineEnding::LF).expect("a key in PEM");
         fs::write(directory.path().join("prod.pem"), pem).expect("write the key");
+        let pem = freshness_key().verifying_key().to_public_key_pem(LineEnding::LF);
+        let pem = pem.expect("a key in PEM");
+        fs::write(directory.path().join("freshness.pem"), pem).expect("write the key");
         let approver = p256::PublicKey::from(passkey().verifying_key());
         let pem = approver.to_public_key_pem(LineEnding::LF).expect("a key in PEM");
         fs::write(directory.path().join("ana.pem"), pem).expect("write the key");
@@ -124,7 +138,11 @@ pub fn signed(payload: &[u8]) -> v1::Envelope {
 }
 
 fn signed_as(payload_type: &str, payload: &[u8]) -> v1::Envelope {
-    let signature = key().sign(&pre_authentication_encoding(payload_type, payload));
+    signed_by(&key(), payload_type, payload)
+}
+
+fn signed_by(key: &SigningKey, payload_type: &str, payload: &[u8]) -> v1::Envelope {
+    let signature = key.sign(&pre_authentication_encoding(payload_type, payload));
     v1::Envelope {
         payload_type: payload_type.into(),
         payload: payload.to_vec().into(),
@@ -273,6 +291,30 @@ pub fn revocation(input: &[u8]) {
     assert!(floor <= taken.issued_before() && floor.0 <= NOW.wall.0 + 60_000);
     let whole = floor == taken.issued_before() || !ids.is_empty();
     assert_eq!(taken.check_floor(NOW, "").is_ok(), whole);
+}
+
+/// Any bytes as a signed checkpoint: what is taken is what was signed, within its bounds, and its key signs
+/// nothing else.
+pub fn checkpoint(input: &[u8]) {
+    let (_, config) = host();
+    let other = signed_as(CHECKPOINT_TYPE, input);
+    assert!(stamped::verify(&other, &config.keyring).is_err(), "another key");
+    for payload_type in [GRANT_TYPE, REVOCATION_TYPE, POLICY_TYPE] {
+        let envelope = signed_by(&freshness_key(), payload_type, input);
+        assert!(grant::verify(&envelope, &config.keyring, HOST).is_err(), "it is no grant");
+        assert!(revocation::verify(&envelope, &config.keyring, HOST).is_err());
+        assert!(proposal::verify(&envelope, &config.keyring, HOST).is_err());
+    }
+    let envelope = signed_by(&freshness_key(), CHECKPOINT_TYPE, input);
+    let Ok(taken) = stamped::verify(&envelope, &config.keyring) else { return };
+    let message = v1::Checkpoint::decode(input).expect("taken, so it decodes");
+    assert_eq!(message.encode_to_vec(), input, "nothing is read past");
+    assert_eq!(stamped::message(taken.stamp()), message);
+    assert!(message.epoch > 0 && message.number > 0 && message.issued_at_ms > 0);
+    assert!((1_000..=3_600_000).contains(&message.valid_for_ms) && message.root.len() == 32);
+    assert!(message.hosts > 0 && message.hosts <= 1 << 32);
+    let in_time = message.issued_at_ms <= NOW.wall.0 + 60_000;
+    assert_eq!(taken.check(&config.keyring, NOW).is_ok(), in_time);
 }
 
 /// Any bytes as a signed payload: a grant that passes the host's policy lies within the policy.

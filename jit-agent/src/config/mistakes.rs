@@ -60,6 +60,7 @@ const SECTIONS: &[Section] = &[
     ("ceiling", false, reads::<raw::Ceiling>),
     ("control", false, reads::<raw::Control>),
     ("controller", true, reads::<raw::Controller>),
+    ("freshness", false, reads::<raw::Freshness>),
     ("gate", false, reads::<raw::Gate>),
     ("host", false, reads::<raw::Host>),
     ("limits", false, reads::<raw::Limits>),

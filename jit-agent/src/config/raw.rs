@@ -29,6 +29,7 @@ pub(super) struct Config {
     #[serde(default)]
     pub(super) limits: Limits,
     pub(super) ceiling: Option<Ceiling>,
+    pub(super) freshness: Option<Freshness>,
     #[serde(default)]
     pub(super) break_glass: BreakGlass,
     #[serde(default)]
@@ -145,6 +146,7 @@ impl Signer {
 #[derive(Deserialize, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Signs {
+    Checkpoint,
     Grant,
     Policy,
     Revocation,
@@ -172,6 +174,21 @@ pub(super) struct Ceiling {
     pub(super) forwarded: bool,
     #[serde(default)]
     pub(super) exemptions: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Freshness {
+    #[serde(default)]
+    pub(super) on_stale: OnStale,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum OnStale {
+    RefuseNew,
+    #[default]
+    Report,
 }
 
 #[derive(Default, Deserialize)]

@@ -227,6 +227,7 @@ fn mandate(raw: &raw::Signer, name: &str, path: &str, all: &mut Wrongs) -> Manda
         .map_or(Ok(DEFAULT_MAX_DURATION), |text| duration("max_duration", text));
     let moment = |key: &str, text: &Option<String>| moment(key, text.clone()).map_err(at);
     let mandate = Mandate {
+        checkpoints: signs.contains(&raw::Signs::Checkpoint),
         grants: signs.contains(&raw::Signs::Grant),
         max_duration: wrongs.or("max_duration", longest.map_err(at), DEFAULT_MAX_DURATION),
         not_after: wrongs.or("not_after", moment("not_after", not_after), None),
@@ -238,6 +239,9 @@ fn mandate(raw: &raw::Signer, name: &str, path: &str, all: &mut Wrongs) -> Manda
     };
     if signs.is_empty() {
         let why = "signs is empty: the key could sign nothing; leave it out for grants only";
+        wrongs.add("signs", at(why.into()));
+    } else if mandate.checkpoints && signs.iter().any(|one| *one != raw::Signs::Checkpoint) {
+        let why = "a key that signs checkpoints signs nothing else: it is always at hand";
         wrongs.add("signs", at(why.into()));
     } else if !mandate.grants && (ports.is_some() || sources.is_some()) {
         let why = "ports and sources limit grants, but `signs` does not list \"grant\"";

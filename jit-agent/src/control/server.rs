@@ -7,6 +7,7 @@ mod answer;
 mod authority;
 mod budget;
 mod call;
+mod compare;
 mod connect;
 mod denials;
 mod front_board;

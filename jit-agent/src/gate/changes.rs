@@ -132,6 +132,12 @@ impl Changes {
             };
             self.changed(format!("[ceiling] {words}"));
         }
+        if old.freshness != new.freshness {
+            let text = |config: &Config| {
+                config.freshness.map_or_else(|| "off".to_owned(), |on_stale| on_stale.to_string())
+            };
+            self.changed(format!("[freshness] on_stale {} -> {}", text(old), text(new)));
+        }
         if old.break_glass != new.break_glass {
             let text = |longest: Option<Duration>| {
                 longest.map_or_else(|| "off".to_owned(), |longest| format!("{longest:.0?}"))

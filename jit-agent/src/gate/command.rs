@@ -1,7 +1,9 @@
 //! Commands to the gate, and the channels that bring them. `serve` carries them out.
 
 mod closing;
+mod comparing;
 mod new_links;
+mod policies;
 
 use std::{
     collections::HashSet,
@@ -20,7 +22,7 @@ use crate::{
     config::Config,
     disk::audit::Record,
     gate::{
-        Opened, PolicyDraft, PolicyPush, Pusher, Revoked, Target,
+        Asked, Opened, PolicyDraft, PolicyPush, Pusher, Revoked, Target,
         command::new_links::NewLinks,
         journal::Journal,
         list::{Age, Listed, oldest_first},
@@ -32,8 +34,9 @@ use crate::{
     },
     kernel::{datapath::verdict::Question, netlink::netfilter::Translations},
     rules::{
-        clock::BootNanos, denials::Query, grant::break_glass::BreakGlass, proposal::VerifiedPolicy,
-        refusal::Refused, revocation::VerifiedRevocation,
+        checkpoint::VerifiedCheckpoint, clock::BootNanos, denials::Query,
+        grant::break_glass::BreakGlass, proposal::VerifiedPolicy, refusal::Refused,
+        revocation::VerifiedRevocation,
     },
     system::{metadata::Found, meters::meters},
 };
@@ -175,6 +178,12 @@ pub(super) enum Urgent {
 /// Questions and policies, which take their turn with pushes.
 #[derive(Debug)]
 pub(super) enum Read {
+    Compare {
+        asked: Box<Asked>,
+        check: CheckpointCheck,
+        by: String,
+        reply: Reply<Compared>,
+    },
     ConfirmPolicy {
         version: u64,
         connected: BootNanos,
@@ -248,6 +257,8 @@ impl<Q> Waiter<Q> {
 /// Takes the answer to one command, of its own type.
 pub(super) type Reply<T> = oneshot::Sender<T>;
 pub(super) type GlassBroken = Result<Opened, Refused>;
+pub(super) type CheckpointCheck = Check<VerifiedCheckpoint>;
+pub(super) type Compared = Result<v1::CompareMailboxResponse, Refused>;
 pub(super) type Confirmed = Result<v1::ConfirmPolicyResponse, Refused>;
 pub(super) type PolicyCheck = Check<Box<VerifiedPolicy>>;
 pub(super) type RevocationCheck = Check<Box<VerifiedRevocation>>;
@@ -399,57 +410,6 @@ impl GateHandle {
         requester: String,
     ) -> Result<Result<v1::WhyResponse, String>, Gone> {
         self.ask(|reply| Read::Why { question, requester, reply }).await
-    }
-
-    /// The policy in force.
-    pub async fn show_policy(&self) -> Result<v1::ShowPolicyResponse, Gone> {
-        self.ask(|reply| Read::ShowPolicy { reply }).await
-    }
-
-    /// The changes that a policy would make.
-    pub async fn diff_policy(
-        &self,
-        draft: PolicyDraft,
-        by: &str,
-    ) -> Result<v1::DiffPolicyResponse, Gone> {
-        let check = match &draft {
-            PolicyDraft::Envelope(envelope) => self.verification.policy(envelope.clone(), by).await,
-            PolicyDraft::Message(_) => Ok(Check::none()),
-        };
-        let check = check.map_err(|_| Gone)?;
-        self.ask(|reply| Read::DiffPolicy { draft, check, reply }).await
-    }
-
-    /// Puts a policy in force.
-    pub async fn push_policy(
-        &self,
-        push: PolicyPush,
-        by: &str,
-    ) -> Result<Result<v1::PushPolicyResponse, Refused>, Gone> {
-        let check = self.verification.policy(push.envelope.clone(), by).await.map_err(|_| Gone)?;
-        let by = by.to_owned();
-        self.ask(|reply| Read::PushPolicy { push, check, by, reply }).await
-    }
-
-    /// Keeps the policy that waits. `connected`: when the asking connection was accepted.
-    pub async fn confirm_policy(
-        &self,
-        version: u64,
-        connected: BootNanos,
-        by: &str,
-    ) -> Result<Result<v1::ConfirmPolicyResponse, Refused>, Gone> {
-        let by = by.to_owned();
-        self.ask(|reply| Read::ConfirmPolicy { version, connected, by, reply }).await
-    }
-
-    /// Sets the version that the next policy must be higher than.
-    pub async fn set_policy_floor(
-        &self,
-        version: u64,
-        by: &str,
-    ) -> Result<Result<v1::SetPolicyFloorResponse, Refused>, Gone> {
-        let by = by.to_owned();
-        self.ask(|reply| Read::SetPolicyFloor { version, by, reply }).await
     }
 
     /// Sets the end of the certificate that controllers see.

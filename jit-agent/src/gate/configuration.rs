@@ -117,6 +117,7 @@ impl<D: Datapath> Gate<D> {
         let changes = Changes::between(old, &self.config, gated, now.wall);
         self.record_reload(&changes, now);
         self.restore_unsigned(now);
+        self.expect_checkpoints(None, now);
         self.record_alarms(now);
     }
 

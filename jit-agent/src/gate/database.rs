@@ -178,6 +178,7 @@ impl<D: Datapath> Gate<D> {
             // The self-test says so, and tries again.
             tracing::error!("{error}");
         }
+        self.expect_checkpoints(stored.checkpoint.take().as_ref(), now);
         self.hold_back(stored, now);
         for (target, by, why) in revoked {
             self.revoke(&target, &by, &why, now);

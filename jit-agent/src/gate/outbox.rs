@@ -144,6 +144,16 @@ impl Outbox {
         self.owed.denials = Some(blob);
     }
 
+    /// The last checkpoint.
+    pub(super) fn checkpoint(&mut self, checkpoint: v1::Checkpoint) {
+        self.owed.checkpoint = Some(checkpoint);
+    }
+
+    /// Whether the disk does not have the last checkpoint.
+    pub(super) const fn owes_checkpoint(&self) -> bool {
+        self.owed.checkpoint.is_some()
+    }
+
     /// The progress of a grant has changed.
     pub(super) fn progress(&mut self, id: GrantId) {
         self.progress.insert(id);

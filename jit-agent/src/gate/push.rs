@@ -161,15 +161,21 @@ impl<D: Datapath> Gate<D> {
             Some(verified) => *verified?,
             None => grant::verify(envelope, keyring, host)?,
         };
+        self.arrivals.grant(&grant);
         policy.check(&grant, keyring, now)?;
         let (id, not_after) = (grant.id(), grant.not_after());
         self.clock.check_issued(grant.issued_at()).map_err(|refused| refused.of(id))?;
         let warning = self.check_replaced(&grant, by, now)?;
+        if self.ledger.grant(id).is_none() {
+            self.arrivals.check(&grant, now)?;
+        }
         let replaces = grant.replaces().is_some();
         let admitted = self.ledger.admit(grant, now);
-        if admitted.as_ref().is_err_and(|refused| refused.refusal == Refusal::Revoked)
-            && let Some(longer) = self.ledger.refuse_longer(id, not_after, now)
-        {
+        let revoked = admitted.as_ref().is_err_and(|refused| refused.refusal == Refusal::Revoked);
+        if revoked {
+            self.arrivals.bar(id);
+        }
+        if revoked && let Some(longer) = self.ledger.refuse_longer(id, not_after, now) {
             self.outbox.refuse([(id, longer)]);
             self.outbox.write_soon(now);
         }

@@ -548,7 +548,8 @@ impl<D: Datapath> Gate<D> {
         self.recorder.append(record, now);
         // Nobody waits for more than this.
         self.recorder.audit.sync(now, |waited| waited >= LAST);
-        if self.store_denials()
+        let denials = self.store_denials();
+        if (denials || self.outbox.owes_checkpoint())
             && let Err(error) = self.settle_within(LAST_DENIALS, &[], now)
         {
             tracing::warn!("{error}: the last minute is missing in the history of denials");

@@ -117,6 +117,7 @@ impl<D: Datapath> Gate<D> {
             // As to the rest of it.
             uplink: self.config.uplink.as_ref().map(|_| self.about.uplink()),
             boot_id: self.boot_id.clone(),
+            freshness: self.arrivals.message(now),
         }
     }
 
@@ -161,6 +162,7 @@ impl<D: Datapath> Gate<D> {
         problems.extend(self.outside_problem().map(|text| (ProblemKind::Outside.into(), text)));
         problems.extend(self.links.guard().problem().map(|(kind, text)| (kind.into(), text)));
         problems.extend(self.trials.problem(now));
+        problems.extend(self.arrivals.problems(now));
         problems.extend(self.problems_of_ports(now));
         problems
     }

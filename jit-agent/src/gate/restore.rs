@@ -243,6 +243,7 @@ impl<D: Datapath> Gate<D> {
         let storing = self.begin_to_settle(now);
         drop(grants);
         self.note_outside();
+        self.note_held();
         storing
     }
 

@@ -194,6 +194,12 @@ impl<D: Datapath> Gate<D> {
         let now = clock();
         // Whoever asked may be gone.
         match read {
+            Read::Compare { asked, check, by, reply } => {
+                let verified = check.settled(generation);
+                let compared = self.compare_verified(*asked, verified, &by, now);
+                self.settle_audit(now);
+                drop(reply.send(compared));
+            }
             Read::ConfirmPolicy { version, connected, by, reply } => {
                 let confirmed = self.confirm_policy(version, connected, &by, now);
                 self.settle_audit(now);

@@ -29,6 +29,7 @@ use crate::{
     config::Config,
     gate::verification::budget::Budgets,
     rules::{
+        checkpoint::{self, VerifiedCheckpoint},
         envelope::Together,
         grant::{self, VerifiedGrant},
         keyring::Keyring,
@@ -128,6 +129,11 @@ enum Work {
         place: OwnedSemaphorePermit,
         reply: oneshot::Sender<Batch>,
     },
+    Checkpoint {
+        envelope: v1::Envelope,
+        reply: oneshot::Sender<Check<VerifiedCheckpoint>>,
+        _place: OwnedSemaphorePermit,
+    },
     Policy {
         envelope: v1::Envelope,
         reply: oneshot::Sender<Check<Box<VerifiedPolicy>>>,
@@ -215,6 +221,18 @@ impl Verification {
         let Some(place) = self.place(by).await else { return Ok(Check::none()) };
         let (reply, answer) = oneshot::channel();
         self.shared.add(by, Work::Policy { envelope, reply, _place: place });
+        answer.await
+    }
+
+    /// Verifies a checkpoint. On an error nobody may verify it, as for a policy.
+    pub(super) async fn checkpoint(
+        &self,
+        envelope: v1::Envelope,
+        by: &str,
+    ) -> Result<Check<VerifiedCheckpoint>, RecvError> {
+        let Some(place) = self.place(by).await else { return Ok(Check::none()) };
+        let (reply, answer) = oneshot::channel();
+        self.shared.add(by, Work::Checkpoint { envelope, reply, _place: place });
         answer.await
     }
 
@@ -349,6 +367,11 @@ impl Shared {
                     return Some(Work::Grants { rest, one_by_one, done, place, reply });
                 }
                 let _gone = reply.send(Batch { candidates: done, _place: Some(place) });
+            }
+            Work::Checkpoint { envelope, reply, _place } => {
+                let _gone = reply.send(self.check(by, keys, |Keys { keyring, .. }, wasted| {
+                    checkpoint::verify_counting(&envelope, keyring, wasted)
+                }));
             }
             Work::Policy { envelope, reply, _place } => {
                 let _gone =

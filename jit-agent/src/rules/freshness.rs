@@ -5,7 +5,7 @@
 //! ([`Doubt::Frozen`]), one that names what has not arrived ([`Doubt::Withheld`]), one that is earlier
 //! than another or beside it ([`Deceit`]). Nothing is opened or closed here.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use jit_proto::{
     WallTime, mailbox,
@@ -15,12 +15,12 @@ use jit_proto::{
 use crate::rules::clock::{BootNanos, Now};
 
 /// What the mailbox has and the host has not may be on its way for this time.
-const ON_ITS_WAY: Duration = Duration::from_secs(5);
+pub const ON_ITS_WAY: Duration = Duration::from_secs(5);
 /// How much later than its end, by the wall clock, a checkpoint still counts as fresh: the clocks of both
 /// sides differ, and it takes time to arrive.
-const LATE: Duration = Duration::from_secs(5);
+pub const LATE: Duration = Duration::from_secs(5);
 /// How long the first checkpoint may take after a start.
-const FIRST: Duration = Duration::from_secs(30);
+pub const FIRST: Duration = Duration::from_secs(30);
 
 /// What a verified checkpoint says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +112,8 @@ impl Doubt {
 #[derive(Clone, Debug)]
 pub struct Freshness {
     host: String,
+    /// What the last list names and has not arrived.
+    awaited: BTreeSet<Hash>,
     /// When checkpoints were first expected.
     begun: BootNanos,
     last: Option<Seen>,
@@ -131,7 +133,28 @@ impl Freshness {
     /// restart.
     pub fn new(host: &str, last: Option<Stamp>, now: Now) -> Self {
         let last = last.map(|stamp| Seen { stamp, here: None });
-        Self { host: host.to_owned(), begun: now.boot, last, incomplete: None }
+        let (host, awaited) = (host.to_owned(), BTreeSet::new());
+        Self { host, awaited, begun: now.boot, last, incomplete: None }
+    }
+
+    /// From now on the host has this id.
+    pub fn set_host(&mut self, host: &str) {
+        if self.host != host {
+            host.clone_into(&mut self.host);
+        }
+    }
+
+    /// Learns which checkpoint was seen last before a restart, if that is known only now.
+    pub fn resume(&mut self, before: Stamp) {
+        let order = |stamp: &Stamp| (stamp.epoch, stamp.number);
+        if self.last.as_ref().is_none_or(|seen| order(&seen.stamp) < order(&before)) {
+            self.last = Some(Seen { stamp: before, here: None });
+        }
+    }
+
+    /// What the last list names and has not arrived.
+    pub const fn awaited(&self) -> &BTreeSet<Hash> {
+        &self.awaited
     }
 
     /// The last checkpoint; it must survive a restart.
@@ -167,6 +190,7 @@ impl Freshness {
         }
         let complete = leads_to(&self.host, arrived, &proof, &stamp);
         self.last = Some(Seen { stamp, here: Some((now.boot, proof)) });
+        self.awaited.clear();
         if complete {
             self.incomplete = None;
             return Ok(Standing::Complete);
@@ -183,7 +207,11 @@ impl Freshness {
             let proven = |(_, proof): &(_, Proof)| leads_to(&self.host, &mailbox, proof, stamp);
             list.is_sorted_by(|one, next| one < next) && here.as_ref().is_some_and(proven)
         });
-        let missing = listed.then(|| list.iter().filter(|item| !has(item)).count());
+        self.awaited.clear();
+        if listed {
+            self.awaited.extend(list.iter().filter(|item| !has(item)));
+        }
+        let missing = listed.then_some(self.awaited.len());
         if missing == Some(0) {
             self.incomplete = None;
             return Standing::Complete;
@@ -195,21 +223,52 @@ impl Freshness {
 
     /// Why what this host holds may be out of date now.
     pub fn doubt(&self, now: Now) -> Option<Doubt> {
-        let for_time = |since: BootNanos| Duration::from_nanos(now.boot.0.saturating_sub(since.0));
-        let incomplete = self.incomplete.map(|(since, missing)| (for_time(since), missing));
+        let incomplete = self.incomplete.map(|(since, missing)| (passed(since, now), missing));
         if let Some((since, missing)) = incomplete.filter(|(since, _)| *since > ON_ITS_WAY) {
             return Some(Doubt::Withheld { since, missing });
         }
+        self.frozen(now).map(|since| Doubt::Frozen { since })
+    }
+
+    /// Whether a grant that has not been here before may open, where nothing may that was withheld: a
+    /// checkpoint is fresh, and the grant is newer than it, or the last list names it.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub fn lets_in(&self, item: &Hash, issued_at: WallTime, now: Now) -> Result<(), String> {
+        if self.frozen(now).is_some() {
+            return Err("no checkpoint is fresh".into());
+        }
+        match &self.last {
+            Some(Seen { stamp, .. })
+                if issued_at <= stamp.issued_at && !self.awaited.contains(item) =>
+            {
+                Err(format!(
+                    "it was issued {issued_at}, and is not in the checkpoint of {}",
+                    stamp.issued_at
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// For how long no checkpoint has been fresh; `None`: one is.
+    fn frozen(&self, now: Now) -> Option<Duration> {
         let stale = match &self.last {
             Some(Seen { stamp, here: Some((came, _)) }) => {
-                let by_boot = for_time(*came).checked_sub(stamp.valid_for);
+                let by_boot = passed(*came, now).checked_sub(stamp.valid_for);
                 let by_wall = now.wall.since(stamp.issued_at + stamp.valid_for + LATE);
                 by_boot.max(by_wall)
             }
-            _ => for_time(self.begun).checked_sub(FIRST),
+            _ => passed(self.begun, now).checked_sub(FIRST),
         };
-        stale.filter(|since| !since.is_zero()).map(|since| Doubt::Frozen { since })
+        stale.filter(|since| !since.is_zero())
     }
+}
+
+/// The time since this moment.
+fn passed(since: BootNanos, now: Now) -> Duration {
+    Duration::from_nanos(now.boot.0.saturating_sub(since.0))
 }
 
 /// Whether a host with a mailbox of this digest is in the tree.
@@ -390,5 +449,42 @@ mod tests {
         assert_eq!(taken, Err(Deceit::RolledBack));
         let taken = fresh.take(stamp, proof, &arrived(&[[1; 32]]), after(13));
         assert_eq!(taken, Ok(Standing::Complete));
+    }
+
+    #[test]
+    fn where_nothing_withheld_may_open_only_new_and_awaited_grants_do() {
+        let (here, awaited, old) = ([1; 32], [2; 32], [3; 32]);
+        let issued = |seconds: u64| after(seconds).wall;
+        let mut fresh = fresh();
+        assert_eq!(fresh.lets_in(&old, issued(1), after(2)), Ok(()), "no checkpoint is due yet");
+        assert!(fresh.lets_in(&old, issued(31), after(31)).is_err(), "none came");
+        let (stamp, proof) = checkpoint(1, 40, &[here, awaited]);
+        let taken = fresh.take(stamp, proof, &arrived(&[here]), after(40));
+        assert_eq!(taken, Ok(Standing::ListWanted));
+        assert!(fresh.lets_in(&awaited, issued(40), after(40)).is_err(), "nobody named it yet");
+        let standing = fresh.take_list(&[here, awaited], |item| *item == here, after(40));
+        assert_eq!(standing, Standing::Missing(Some(1)));
+        assert_eq!(fresh.lets_in(&awaited, issued(5), after(50)), Ok(()), "it is late");
+        assert!(fresh.lets_in(&old, issued(40), after(50)).is_err(), "it was taken out");
+        assert_eq!(fresh.lets_in(&old, issued(41), after(50)), Ok(()), "it is newer");
+        let (stamp, proof) = checkpoint(2, 50, &[here, awaited]);
+        let taken = fresh.take(stamp, proof, &arrived(&[here, awaited]), after(50));
+        assert_eq!((taken, fresh.awaited().len()), (Ok(Standing::Complete), 0));
+        assert!(fresh.lets_in(&awaited, issued(5), after(51)).is_err());
+        assert!(fresh.lets_in(&old, issued(90), after(90)).is_err(), "frozen");
+    }
+
+    #[test]
+    fn a_checkpoint_of_before_the_restart_that_is_known_late_counts_like_one_known_at_once() {
+        let (stamp, proof) = checkpoint(5, 10, &EMPTY);
+        let mut fresh = fresh();
+        fresh.resume(stamp.clone());
+        fresh.resume(Stamp { number: 3, ..stamp.clone() });
+        let earlier = Stamp { number: 4, ..stamp.clone() };
+        let taken = fresh.take(earlier, proof.clone(), &arrived(&EMPTY), after(13));
+        assert_eq!(taken, Err(Deceit::RolledBack));
+        fresh.set_host("web-9");
+        let taken = fresh.take(stamp, proof, &arrived(&EMPTY), after(13));
+        assert_eq!(taken, Ok(Standing::ListWanted), "the leaf of another host");
     }
 }

@@ -10,7 +10,7 @@ mod trial;
 use std::time::Duration;
 
 use jit_proto::{
-    PayloadType,
+    PayloadType, Refusal, WallTime,
     dsse::MAX_SIGNATURES,
     pem::{self, PemError},
     v1,
@@ -25,6 +25,7 @@ use crate::rules::{
         trial::{Message, Outcome},
     },
     mandate::Mandate,
+    refusal::Refused,
 };
 
 pub(crate) use ed25519::Ed25519Key;
@@ -202,6 +203,31 @@ impl Keyring {
     /// The keys that may sign payloads of this type.
     pub fn signers_of(&self, payload: PayloadType) -> impl Iterator<Item = &Signer> {
         self.signers.iter().filter(move |signer| signer.mandate.signs(payload))
+    }
+
+    /// Whether one of these keys may sign payloads of this type, and counts at this time.
+    ///
+    /// # Errors
+    /// None does: why the first one does not count.
+    pub fn check_one_of(
+        &self,
+        keys: &[KeyId],
+        payload: PayloadType,
+        now: WallTime,
+    ) -> Result<(), Refused> {
+        let mut first = None;
+        for signer in self.signers_of(payload).filter(|signer| keys.contains(&signer.key_id())) {
+            match signer.mandate.valid_at(now) {
+                Ok(()) => return Ok(()),
+                Err(beyond) => {
+                    let detail = format!("the key {:?} {}", signer.id, beyond.detail);
+                    first.get_or_insert(Refused::new(beyond.refusal, detail));
+                }
+            }
+        }
+        let gone =
+            || Refused::new(Refusal::UnknownKey, "no key that signed it is trusted any more");
+        Err(first.unwrap_or_else(gone))
     }
 
     /// The most keys of those that count which can sign one grant. An approver's key counts beside

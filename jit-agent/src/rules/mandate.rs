@@ -9,6 +9,8 @@ use jit_proto::{PayloadType, PortRange, Refusal, SourcePrefix, WallTime};
 /// The limits in a `[[signer]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mandate {
+    /// Whether the key may sign checkpoints; then it signs nothing else.
+    pub checkpoints: bool,
     /// Whether the key may sign grants.
     pub grants: bool,
     /// The longest grant that it may sign.
@@ -40,6 +42,7 @@ impl Mandate {
     /// A key that signs grants up to this length, without other limits.
     pub const fn grants(max_duration: Duration) -> Self {
         Self {
+            checkpoints: false,
             grants: true,
             max_duration,
             not_after: None,
@@ -54,6 +57,7 @@ impl Mandate {
     /// Whether the key may sign payloads of this type at all.
     pub const fn signs(&self, payload: PayloadType) -> bool {
         match payload {
+            PayloadType::Checkpoint => self.checkpoints,
             PayloadType::Grant => self.grants,
             PayloadType::Policy => self.policies,
             PayloadType::Revocation => self.revocations,

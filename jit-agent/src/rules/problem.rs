@@ -56,8 +56,12 @@ problems! {
     ForeignEntries => "foreign_entries";
     /// The kernel's tables of ports were changed.
     ForeignPolicy => "foreign_policy";
+    /// Two checkpoints have the same number.
+    Forked => "forked";
     /// No interface has a gate, and ports are forwarded.
     Forwarded => "forwarded";
+    /// No fresh checkpoint has come.
+    Frozen => "frozen";
     /// Accepted grants are missing in the database.
     GrantsLost => "grants_lost";
     /// The host's id is not known.
@@ -104,6 +108,8 @@ problems! {
     Policy => "policy";
     /// The pins of another version cannot be removed.
     RetiredPins => "retired_pins";
+    /// An earlier checkpoint came after a later one.
+    RolledBack => "rolled_back";
     /// There is no reserve of disk for revocations.
     Reserve => "reserve";
     /// The loaded program does not decide as it must.
@@ -132,6 +138,8 @@ problems! {
     Uplink => "uplink";
     /// Certificate, key or authorities of `[uplink]` cannot be used.
     UplinkFiles => "uplink_files";
+    /// Something that was signed for this host has not arrived.
+    Withheld => "withheld";
 }
 
 /// A problem's stable name: its kind, and which of several things has it, such as `interface eth1`.

@@ -49,6 +49,7 @@ pub struct VerifiedRevocation {
     signers: Vec<String>,
     keys: Vec<KeyId>,
     digest: [u8; 32],
+    keep_until: WallTime,
 }
 
 impl VerifiedRevocation {
@@ -88,27 +89,17 @@ impl VerifiedRevocation {
         &self.digest
     }
 
+    /// From then on nobody needs to deliver it any more.
+    pub const fn keep_until(&self) -> WallTime {
+        self.keep_until
+    }
+
     /// Whether a key that signed it still may, and counts at this time. One is enough.
     ///
     /// # Errors
     /// None does: why the first one does not count.
     pub fn check_keys(&self, keyring: &Keyring, now: Now) -> Result<(), Refused> {
-        let mut first = None;
-        for signer in keyring.signers_of(PayloadType::Revocation) {
-            if !self.keys.contains(&signer.key_id()) {
-                continue;
-            }
-            match signer.mandate.valid_at(now.wall) {
-                Ok(()) => return Ok(()),
-                Err(beyond) => {
-                    let detail = format!("the key {:?} {}", signer.id, beyond.detail);
-                    first.get_or_insert(Refused::new(beyond.refusal, detail));
-                }
-            }
-        }
-        let gone =
-            || Refused::new(Refusal::UnknownKey, "no key that signed it is trusted any more");
-        Err(first.unwrap_or_else(gone))
+        keyring.check_one_of(&self.keys, PayloadType::Revocation, now.wall)
     }
 
     /// The floor that this host may set for it now: never later than [`SKEW`] after its clock.
@@ -220,6 +211,7 @@ fn read(payload: &[u8], signers: &[&Signer], host: &str) -> Result<VerifiedRevoc
         signers: signers.iter().map(|signer| signer.id.clone()).collect(),
         keys: signers.iter().map(|signer| signer.key_id()).collect(),
         digest: Sha256::digest(payload).into(),
+        keep_until: WallTime(keep_until_ms),
     })
 }
 

@@ -353,9 +353,13 @@ fn numbered_steps(text: &str) -> Vec<String> {
 fn configured(text: &str) -> Result<Config, String> {
     let directory = tempfile::tempdir().unwrap();
     let here = format!("{}/", directory.path().display());
-    for (place, name, seed) in [("signers", "prod-2026.pem", 1), ("approvers", "ana.pem", 2)] {
+    for (place, name, seed) in [
+        ("signers", "prod-2026.pem", 1),
+        ("signers", "freshness.pem", 3),
+        ("approvers", "ana.pem", 2),
+    ] {
         let place = directory.path().join(place);
-        fs::create_dir(&place).unwrap();
+        fs::create_dir_all(&place).unwrap();
         fs::write(place.join(name), support::pem(&support::key(seed))).unwrap();
     }
     let path = directory.path().join("config.toml");

@@ -5,6 +5,7 @@
 mod architecture;
 mod audit;
 mod ceiling;
+mod checkpoints;
 mod closed_database;
 mod commit;
 mod crashes;

@@ -197,6 +197,17 @@ pub(crate) fn everything() -> v1::StatusResponse {
             last_push_ms: NOW.wall.0,
             last_controller: "spiffe://example.org/hub".into(),
         }),
+        freshness: Some(v1::Freshness {
+            epoch: 2,
+            number: 1_234,
+            issued_at_ms: now() - 2 * HOUR - MINUTE / 2,
+            state: "withheld".into(),
+            for_ms: 7_000,
+            missing: 3,
+            contradictions: 1,
+            contradiction: "forked".into(),
+            contradiction_ms: now() - HOUR - MINUTE / 2,
+        }),
         configuration: Some(v1::ConfigurationState {
             path: "/etc/jit-agent/config.toml".into(),
             in_force_since_ms: NOW.wall.0,
@@ -305,6 +316,7 @@ dropped  1,234,569 packets (22/tcp 1,234,560; 500/udp 7): denied 1,234,567, malf
 tables   3 times not what the agent wrote: put right (audit K001 to K003)
 control  listening on [::]:8443, 3 of 512 connections, last push 2h ago by spiffe://example.org/hub
 control  uplink hub-a.example.org:443 through proxy.example.org:3128 connected 3h
+control  withheld for 7s: 3 missing, checkpoint 1234 of 2h ago, forked 1h ago
 control  its process ended by itself 2 times, last 1h ago: ended by signal 9 (it closed its end)
 control  its process keeps what it should not have: files (Landlock)
 log      12,345 lines dropped: nobody took them in time
@@ -368,6 +380,8 @@ fn the_json_value_for_value() {
     assert!(shown["control"]["last_push"].take().is_string());
     assert!(shown["front"]["last_end_at"].take().is_string());
     assert!(shown["uplink"]["since"].take().is_string());
+    assert!(shown["freshness"]["issued_at"].take().is_string());
+    assert!(shown["freshness"]["contradiction_at"].take().is_string());
     let time = "2026-06-01T00:00:00Z";
     let interface = |name: &str, hook: &str, note: &str, attached: bool| {
         json!({
@@ -464,6 +478,11 @@ fn the_json_value_for_value() {
             "certificate_not_after": "2100-01-01T00:00:00Z", "next_attempt_in_ms": 0,
             "connects": 3, "failures": 2, "last_push": time,
             "last_controller": "spiffe://example.org/hub",
+        },
+        "freshness": {
+            "state": "withheld", "for_ms": 7_000, "missing": 3, "epoch": 2, "number": 1_234,
+            "issued_at": null, "contradictions": 1, "contradiction": "forked",
+            "contradiction_at": null,
         },
         "configuration": {
             "path": "/etc/jit-agent/config.toml", "in_force_since": time, "last_good": true,

@@ -14,7 +14,10 @@ use std::{
 };
 
 use jit_proto::v1::revoke_request::What;
-use jit_tests::agent::{CLIENT, STRANGER, Site};
+use jit_tests::{
+    agent::{CLIENT, STRANGER, Site},
+    revoker::{REVOKER, Revoker},
+};
 use rustix::process::Signal;
 
 use crate::controllers;
@@ -116,7 +119,10 @@ fn a_scrape_has_every_metric_that_page_dashboard_and_alerts_name_and_no_other() 
          ca = \"pki/ca.pem\"\n",
         CLIENT[0]
     );
-    site.write_config(&(text + TCP + &uplink));
+    // And some with checkpoints: of the key only the public half is needed.
+    let _key = Revoker::new(&site);
+    let checkpoints = REVOKER.replace("revocation\"", "checkpoint\"") + "[freshness]\n";
+    site.write_config(&(text + TCP + &uplink + &checkpoints));
     site.signal(Signal::HUP);
     scrape_with(&site, "jit_agent_state{state=\"enforcing\"} 1");
     scrape_with(&site, "jit_agent_uplink_connected 0");
@@ -139,7 +145,8 @@ fn a_scrape_has_every_metric_that_page_dashboard_and_alerts_name_and_no_other() 
         "jit_agent_capacity_used_entries{table=\"hosts\"} 1",
         "jit_agent_push_duration_seconds_count 3",
         "jit_agent_opening_duration_seconds_count 2",
-        "jit_agent_signers{state=\"usable\"} 2",
+        "jit_agent_signers{state=\"usable\"} 3",
+        "jit_agent_checkpoint_frozen 0",
         "jit_agent_controllers 2",
         "jit_agent_listening 1",
         "jit_agent_clock_trusted 1",

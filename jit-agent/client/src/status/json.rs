@@ -65,6 +65,7 @@ fn without_grants(status: &v1::StatusResponse) -> Value {
         front,
         host_id_source,
         uplink,
+        freshness,
         // For controllers: by it two machines differ.
         boot_id: _,
     } = status;
@@ -93,6 +94,7 @@ fn without_grants(status: &v1::StatusResponse) -> Value {
         "control": control.as_ref().map(control_json),
         "front": front.as_ref().map(front_json),
         "uplink": uplink.as_ref().map(uplink_json),
+        "freshness": freshness.as_ref().map(freshness_json),
         "configuration": configuration.as_ref().map(configuration_json),
         "capacity": capacity.as_ref().map(|capacity| json!({
             "host_entries": capacity.host_entries,
@@ -162,6 +164,31 @@ fn uplink_json(uplink: &v1::Uplink) -> Value {
         "failures": uplink.failures,
         "last_push": time(uplink.last_push_ms),
         "last_controller": some(&uplink.last_controller),
+    })
+}
+
+fn freshness_json(freshness: &v1::Freshness) -> Value {
+    let v1::Freshness {
+        epoch,
+        number,
+        issued_at_ms,
+        state,
+        for_ms,
+        missing,
+        contradictions,
+        contradiction,
+        contradiction_ms,
+    } = freshness;
+    json!({
+        "state": state,
+        "for_ms": for_ms,
+        "missing": (*missing > 0).then_some(missing),
+        "epoch": epoch,
+        "number": number,
+        "issued_at": time(*issued_at_ms),
+        "contradictions": contradictions,
+        "contradiction": (!contradiction.is_empty()).then_some(contradiction),
+        "contradiction_at": time(*contradiction_ms),
     })
 }
 

@@ -120,7 +120,12 @@ fn lately(status: &v1::StatusResponse, page: Page, now: i64, rate: Option<String
         sentences(
             "control",
             3,
-            control.into_iter().chain(uplink(status, now)).chain(front(status, now)).collect(),
+            control
+                .into_iter()
+                .chain(uplink(status, now))
+                .chain(freshness(status, now))
+                .chain(front(status, now))
+                .collect(),
         ),
         sentences("log", 8, log(status)),
     ]
@@ -236,6 +241,34 @@ fn uplink(status: &v1::StatusResponse, now: i64) -> Option<String> {
     // The error names the hub.
     let hub = if why.is_empty() && !hub.is_empty() { format!(" {hub}{through}") } else { why };
     Some(format!("uplink {next}{hub}"))
+}
+
+/// What checkpoints say.
+fn freshness(status: &v1::StatusResponse, now: i64) -> Option<String> {
+    let freshness = status.freshness.as_ref()?;
+    let last = match freshness.number {
+        0 => "no checkpoint yet".to_owned(),
+        number => {
+            let ago = duration(now.saturating_sub(freshness.issued_at_ms));
+            format!("checkpoint {number} of {ago} ago")
+        }
+    };
+    let since = duration(i64::try_from(freshness.for_ms).unwrap_or(i64::MAX));
+    let state = match freshness.state.as_str() {
+        "fresh" => "fresh".to_owned(),
+        "withheld" if freshness.missing > 0 => {
+            format!("withheld for {since}: {} missing", freshness.missing)
+        }
+        other => format!("{} for {since}", clean(other, 20)),
+    };
+    let contradiction = match clean(&freshness.contradiction, 20) {
+        none if none.is_empty() => String::new(),
+        word => {
+            let ago = duration(now.saturating_sub(freshness.contradiction_ms));
+            format!(", {word} {ago} ago")
+        }
+    };
+    Some(format!("{state}, {last}{contradiction}"))
 }
 
 /// What is not as usual with the process that talks to the network.

@@ -45,6 +45,7 @@ impl Collector for Scrape {
         self.grants(&mut page)?;
         self.control(&mut page)?;
         self.uplink(&mut page)?;
+        self.freshness(&mut page)?;
         self.configuration(&mut page)?;
         self.host(&mut page)?;
         times(&mut page)
@@ -289,6 +290,30 @@ impl Scrape {
             "uplink_failures",
             "Attempts that failed and connections that were lost (only with an [uplink])",
             uplink.failures,
+        )
+    }
+
+    fn freshness(&self, page: &mut Page<'_>) -> fmt::Result {
+        let Some(freshness) = &self.measured.status.freshness else { return Ok(()) };
+        page.gauge(
+            "checkpoint_timestamp_seconds",
+            "The moment of the last checkpoint, Unix time; 0: none (only with a [freshness])",
+            seconds(freshness.issued_at_ms),
+        )?;
+        page.gauge(
+            "checkpoint_frozen",
+            "1: no fresh checkpoint has come (only with a [freshness])",
+            flag(freshness.state == "frozen"),
+        )?;
+        page.gauge(
+            "checkpoint_withheld",
+            "1: something that was signed for this host has not arrived (only with a [freshness])",
+            flag(freshness.state == "withheld"),
+        )?;
+        page.counter(
+            "checkpoint_contradictions",
+            "Checkpoints that contradicted an earlier one since the start (only with a [freshness])",
+            freshness.contradictions,
         )
     }
 

@@ -81,6 +81,7 @@ pub(super) fn refused_status(refused: &Refused) -> Status {
         | Refusal::Revoked
         | Refusal::SourceNotAllowed
         | Refusal::SourceTooWide
+        | Refusal::Stale
         | Refusal::StaleVersion
         | Refusal::WrongHost => Code::FailedPrecondition,
     };

@@ -43,6 +43,7 @@ impl Call {
         let method = path.strip_prefix("/jit.v1.JitAgent/")?;
         let (needs, largest, shape): (&[Permission], _, _) = match method {
             "Push" => (&[Grant], ONE_ENVELOPE, shape::ONE_ENVELOPE),
+            "CompareMailbox" => (&[Grant], 2 * ONE_ENVELOPE, shape::ONE_ENVELOPE),
             "PushBatch" => (&[Grant], MAX_MESSAGE_BYTES, shape::BATCH),
             // A signed one needs no permission of its own: the service looks.
             "Revoke" => (&[Revoke, Grant, Policy, Read], MAX_MESSAGE_BYTES, shape::REVOCATION),
@@ -78,7 +79,7 @@ mod tests {
             .lines()
             .filter_map(|line| line.trim().strip_prefix("rpc ")?.split('(').next())
             .collect();
-        assert_eq!(methods.len(), 17, "{methods:?}");
+        assert_eq!(methods.len(), 18, "{methods:?}");
         for method in methods {
             let call = Call::of(&format!("/jit.v1.JitAgent/{method}"));
             assert!(

@@ -22,7 +22,7 @@ use crate::{
         answer::{accepted_outcome, gone, refused_outcome, refused_status},
         authority::{Authority, Trusted, Witness, caller},
         call::MAX_MESSAGE_BYTES,
-        denials,
+        compare, denials,
         front_board::FrontBoard,
         heartbeat::Heartbeat,
         http2::http2,
@@ -325,6 +325,13 @@ impl JitAgent for Service {
         }
         self.uplinks.renew();
         Ok(Response::new(v1::ReconnectResponse {}))
+    }
+
+    async fn compare_mailbox(
+        &self,
+        request: Request<v1::CompareMailboxRequest>,
+    ) -> Result<Response<v1::CompareMailboxResponse>, Status> {
+        compare::answer(&self.gate, &self.authority, request).await
     }
 
     async fn denials(

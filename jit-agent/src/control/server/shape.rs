@@ -27,7 +27,7 @@ pub(super) const PLAIN: Shape = Shape(&[]);
 const ASSERTION: Shape = Shape(&[Field::new::<v1::Assertion>(3, PLAIN)]);
 const SIGNATURES: Field = Field::new::<v1::Signature>(3, ASSERTION);
 const ENVELOPE: Shape = Shape(&[SIGNATURES]);
-/// `PushRequest` and `PushPolicyRequest` have the same place for it.
+/// `PushRequest`, `PushPolicyRequest` and `CompareMailboxRequest` have the same place for it.
 pub(super) const ONE_ENVELOPE: Shape = Shape(&[Field::new::<v1::Envelope>(1, ENVELOPE)]);
 pub(super) const REVOCATION: Shape = Shape(&[Field::new::<v1::Envelope>(7, ENVELOPE)]);
 pub(super) const BATCH: Shape =

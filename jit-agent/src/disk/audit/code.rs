@@ -57,6 +57,8 @@ codes! {
     SessionsCut => "C004", "sessions_cut";
     /// Sessions were ended by `jit-agent close` while the agent did not answer.
     SessionsEndedPast => "C006", "sessions_ended_past";
+    /// Two checkpoints contradict each other: somebody has old ones, or the key that signs them.
+    CheckpointContradicts => "F001", "checkpoint_contradicts";
     /// A grant was accepted and opens now.
     GrantAdmitted => "G001", "grant_admitted";
     /// A grant was accepted and opens later.

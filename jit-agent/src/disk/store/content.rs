@@ -91,6 +91,8 @@ pub struct Transaction {
     pub policies: Option<StoredPolicies>,
     /// The history of denials, if it changed.
     pub denials: Option<Vec<u8>>,
+    /// The last checkpoint, if it changed.
+    pub checkpoint: Option<v1::Checkpoint>,
     /// Wall time now; the floor only rises.
     pub floor: Option<WallTime>,
 }
@@ -121,6 +123,8 @@ pub struct Stored {
     pub policies_lost: Option<String>,
     /// The history of denials, unread; `None`: there was none.
     pub denials: Option<Vec<u8>>,
+    /// The last checkpoint; `None`: there was none.
+    pub checkpoint: Option<v1::Checkpoint>,
     /// The latest wall time ever seen.
     pub floor: Option<WallTime>,
     /// Revocations before this moment are lost with a damaged database. A grant that was issued

@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use jit_proto::{GrantId, WallTime};
+use jit_proto::{GrantId, WallTime, v1};
 use prost::Message as _;
 use redb::{
     Database, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _,
@@ -38,6 +38,8 @@ const BOOT: TableDefinition<'_, &str, &str> = TableDefinition::new("boot");
 const NUMBERS: TableDefinition<'_, &str, i64> = TableDefinition::new("numbers");
 const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
 const DENIALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("denials");
+const CHECKPOINTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("checkpoints");
+const LAST: &str = "last";
 const HISTORY: &str = "history";
 const PUSHED: &str = "pushed";
 const ID: &str = "id";
@@ -123,6 +125,7 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
     write.open_table(NUMBERS)?;
     write.open_table(POLICIES)?;
     write.open_table(DENIALS)?;
+    write.open_table(CHECKPOINTS)?;
     write.commit()?;
     let read = database.begin_read()?;
     let mut stored = Stored::default();
@@ -146,6 +149,8 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
     stored.policies = policies.and_then(|bytes| StoredPolicies::decode(bytes.value()).ok());
     let denials = read.open_table(DENIALS)?.get(HISTORY)?;
     stored.denials = denials.map(|blob| blob.value().to_vec());
+    let checkpoint = read.open_table(CHECKPOINTS)?.get(LAST)?;
+    stored.checkpoint = checkpoint.and_then(|one| v1::Checkpoint::decode(one.value()).ok());
     let numbers = read.open_table(NUMBERS)?;
     let number = |name: &str| -> Result<_, redb::Error> {
         Ok(numbers.get(name)?.map(|value| value.value()))
@@ -215,6 +220,7 @@ pub(super) fn write(
         boot_id,
         policies,
         denials,
+        checkpoint,
         floor: _,
     } = transaction;
     let write = database.begin_write()?;
@@ -258,6 +264,10 @@ pub(super) fn write(
         }
         if let Some(blob) = denials {
             write.open_table(DENIALS)?.insert(HISTORY, blob.as_slice())?;
+        }
+        if let Some(checkpoint) = checkpoint {
+            let bytes = checkpoint.encode_to_vec();
+            write.open_table(CHECKPOINTS)?.insert(LAST, bytes.as_slice())?;
         }
         let mut numbers = write.open_table(NUMBERS)?;
         if let Some(lost_before) = lost_before {

@@ -52,7 +52,7 @@ impl<D: Datapath> Gate<D> {
     /// The steps of docs/grants.md, section "Verification of a revocation", that must not fail before
     /// anything is closed.
     fn judge_revocation(
-        &self,
+        &mut self,
         envelope: &v1::Envelope,
         verified: Verified,
         now: Now,
@@ -62,6 +62,7 @@ impl<D: Datapath> Gate<D> {
             Some(verified) => verified?,
             None => Box::new(revocation::verify(envelope, keyring, host)?),
         };
+        self.arrivals.revocation(&verified);
         verified.check_keys(keyring, self.clock.not_before_floor(now))?;
         Ok(verified)
     }

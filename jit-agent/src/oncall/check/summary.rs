@@ -315,8 +315,7 @@ impl Certificate {
 impl Key {
     fn of(signer: &Signer) -> Self {
         let mandate = &signer.mandate;
-        let signs = [PayloadType::Grant, PayloadType::Policy, PayloadType::Revocation];
-        let signs = signs.into_iter().filter(|payload| mandate.signs(*payload));
+        let signs = PayloadType::ALL.into_iter().filter(|payload| mandate.signs(*payload));
         let texts = |time: Option<WallTime>| time.map(|time| time.to_string());
         let ports = mandate.ports.as_ref();
         let sources = mandate.sources.as_ref();

@@ -259,6 +259,7 @@ macro_rules! double {
 
 double! {
     push(PushRequest) -> PushResponse,
+    compare_mailbox(CompareMailboxRequest) -> CompareMailboxResponse,
     break_glass(BreakGlassRequest) -> BreakGlassResponse,
     enforce(EnforceRequest) -> EnforceResponse,
     confirm(ConfirmRequest) -> ConfirmResponse,

@@ -29,7 +29,7 @@ use crate::{
     defender,
     desk::{self, Desk},
     enrol::{certify, opened::Opened},
-    fleet::{Fleet, SignError, SignPolicy},
+    fleet::{Fleet, SignCheckpoint, SignError, SignPolicy},
     messages::{Courier, Retry, bot::Bot, mail::Post},
     people::{People, oidc::Oidc},
     portal,
@@ -189,6 +189,15 @@ fn start(
     if let Some(fleet) = &fleet {
         tasks.spawn(fleet_ended(fleet.clone()));
         tasks.spawn(defender::provision(desk.clone(), fleet.clone()));
+    }
+    if let (Some(fleet), Some(signer), Some(freshness)) = (&fleet, signer, &config.signer.freshness)
+    {
+        let (fleet, every) = (fleet.clone(), freshness.every);
+        let sign = sign_checkpoint(signer.clone());
+        tasks.spawn(async move {
+            fleet.make_checkpoints(every, sign).await;
+            "the maker of checkpoints"
+        });
     }
     let webhook_key = WebhookKey::open(&config.api.webhook_key).map_err(AppError::File)?;
     let (mut sealing, mut forwards, mut webhooks) = (None, Vec::new(), None);
@@ -377,6 +386,14 @@ fn sign_policy(signer: Option<Signer>, file: &Path) -> SignPolicy {
                 SignerError::Unavailable(why) => SignError::Unavailable(why),
             })
         })
+    })
+}
+
+/// How the fleet has checkpoints signed.
+fn sign_checkpoint(signer: Signer) -> SignCheckpoint {
+    Arc::new(move |wish| {
+        let signer = signer.clone();
+        Box::pin(async move { signer.checkpoint(wish).await })
     })
 }
 

@@ -5,7 +5,9 @@
 //! writes what followers saw. The *roller* brings policies to hosts in waves. Nothing here decides who may get in, and nothing here signs.
 
 mod backoff;
+mod checkpoints;
 mod closer;
+mod compare;
 mod connection;
 mod deliverer;
 mod dial;
@@ -37,6 +39,7 @@ use std::{
     time::Duration,
 };
 
+pub use checkpoints::SignCheckpoint;
 pub use error::FleetError;
 use jit_client::{Budget, CallError};
 use jit_proto::{PortRange, v1};
@@ -58,7 +61,9 @@ use self::{
     signed::SignedGrants,
     uplink::{Hub, Reception},
 };
-use crate::{clock::now_ms, desk::Desk, store::ClosingAnswer};
+use crate::{
+    checkpoint::mailboxes::Snapshot, clock::now_ms, desk::Desk, store::ClosingAnswer,
+};
 
 /// Why a policy was not signed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -106,6 +111,8 @@ struct Shared {
     roll: Notify,
     /// The process ends: hosts are left.
     draining: watch::Sender<bool>,
+    /// The last checkpoint; `None`: there is none.
+    checkpoints: watch::Sender<Option<Arc<Snapshot>>>,
 }
 
 /// The hosts. Clones are of the same; the tasks end with the last one.
@@ -185,6 +192,7 @@ impl Fleet {
             reread: Notify::new(),
             roll: Notify::new(),
             draining: watch::channel(false).0,
+            checkpoints: watch::channel(None).0,
         });
         let mut parts = JoinSet::new();
         parts.spawn(outbox::run(desk.clone(), answers));
@@ -223,6 +231,11 @@ impl Fleet {
     /// A file cannot be used: the old ones stay.
     pub fn reload(&self) -> Result<(), CallError> {
         self.hub.as_ref().map_or(Ok(()), |hub| hub.reload())
+    }
+
+    /// Makes a checkpoint in each period, and brings it to all hosts. It does not end by itself.
+    pub async fn make_checkpoints(&self, every: Duration, sign: SignCheckpoint) {
+        checkpoints::run(Arc::clone(&self.shared), every, sign).await;
     }
 
     /// Leaves all hosts, because the process ends: takes no new connection, begins no new call, and waits

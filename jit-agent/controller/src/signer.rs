@@ -17,8 +17,10 @@ mod child;
 mod command;
 mod confine;
 mod duration_text;
+mod freshness;
 mod issuing;
 mod journal;
+mod key_settings;
 mod keys;
 mod limits;
 mod link;
@@ -27,6 +29,7 @@ mod protocol;
 mod refused;
 mod revocation;
 mod settings;
+mod stamping;
 
 use std::path::Path;
 
@@ -35,8 +38,10 @@ use serde::{Deserialize, Serialize};
 
 pub use authority::{AuthoritySettings, CertificateWish};
 pub use child::child;
+pub use freshness::{CheckpointWish, FreshnessSettings};
+pub use key_settings::KeySettings;
 pub use link::Signer;
-pub use settings::{KeySettings, Limits, Settings, SettingsError};
+pub use settings::{Limits, Settings, SettingsError};
 
 use self::link::Made;
 use crate::{
@@ -143,14 +148,25 @@ impl Signer {
     pub async fn certify(&self, wish: CertificateWish) -> Result<Issued, SignerError> {
         match self.ask(protocol::Ask::Certificate(Box::new(wish))).await? {
             Made::Certificate(issued) => Ok(issued),
-            Made::Signatures(_) => Err(other_answer()),
+            Made::Checkpoint(_) | Made::Signatures(_) => Err(other_answer()),
+        }
+    }
+
+    /// Signs the next checkpoint.
+    ///
+    /// # Errors
+    /// It refuses, or it must be tried again.
+    pub async fn checkpoint(&self, wish: CheckpointWish) -> Result<v1::Envelope, SignerError> {
+        match self.ask(protocol::Ask::Checkpoint(wish)).await? {
+            Made::Checkpoint(envelope) => Ok(envelope),
+            Made::Certificate(_) | Made::Signatures(_) => Err(other_answer()),
         }
     }
 
     async fn signatures(&self, ask: protocol::Ask) -> Result<Vec<v1::Signature>, SignerError> {
         match self.ask(ask).await? {
             Made::Signatures(signatures) => Ok(signatures),
-            Made::Certificate(_) => Err(other_answer()),
+            Made::Certificate(_) | Made::Checkpoint(_) => Err(other_answer()),
         }
     }
 }

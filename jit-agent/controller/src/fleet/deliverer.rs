@@ -47,7 +47,7 @@ const UNDER_WAY: usize = 20_000;
 /// The most hosts whose failure is written at the same time.
 const FAILING: usize = 64;
 /// Refusals that are about the host at this moment, and not about the grant: they are tried again.
-const PASSING: [&str; 4] = ["capacity", "not_permitted", "storage", "throttled"];
+const PASSING: [&str; 5] = ["capacity", "not_permitted", "stale", "storage", "throttled"];
 
 /// What is under way for a host. One of each kind at most: a revocation does not wait for a slow push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -439,6 +439,7 @@ mod tests {
             ("lifetime", 0, "refused"),
             ("not_yet_valid", 0, "refused"),
             ("wrong_host", 0, "refused"),
+            ("stale", 0, "refused: stale: x\\u{1b}"),
             ("storage", 0, "refused: storage: x\\u{1b}"),
             ("throttled", 0, "refused: throttled: x\\u{1b}"),
         ] {

@@ -10,6 +10,7 @@ use tonic::Streaming;
 use super::{
     Shared,
     backoff::{Backoff, part, random},
+    compare::{Said, compare},
     connection::{Boot, Connection},
     held::{self, Endings},
     link::{Line, Link},
@@ -18,6 +19,7 @@ use super::{
     scribe::Note,
 };
 use crate::{
+    checkpoint::mailboxes::Snapshot,
     clock::now_ms,
     model::{
         Answer, Host,
@@ -212,8 +214,26 @@ impl Follower {
         let every = self.shared.settings.follow_every;
         let every = if connection.peer.is_some() { every * SELDOM } else { every };
         let mut due = Instant::now() + part(every, random());
+        let mut checkpoints = self.shared.checkpoints.subscribe();
+        checkpoints.mark_changed();
+        // What is to be brought, and when.
+        let mut brings: Option<(Instant, Arc<Snapshot>)> = None;
+        let (mut expected, mut said) = (true, Said::Nothing);
         loop {
+            let bring_at = brings.as_ref().map_or(due, |(at, _)| *at);
             tokio::select! {
+                _ = checkpoints.changed(), if expected => {
+                    let made = checkpoints.borrow_and_update().clone();
+                    brings = made.map(|made| (Instant::now() + part(made.spread, random()), made));
+                }
+                () = sleep_until(bring_at), if brings.is_some() => {
+                    let Some((_, made)) = brings.take() else { continue };
+                    let now_says =
+                        compare(&self.shared, (&self.host.id, &self.link), &mut agent, &made).await;
+                    expected = now_says != Said::Unwanted;
+                    self.report_said(&now_says, &said).await;
+                    said = now_says;
+                }
                 event = agent.next_event(&mut events) => match event {
                     Ok(Some(event)) => {
                         if self.happened(event).await {
@@ -244,6 +264,28 @@ impl Follower {
                     }
                 }
             }
+        }
+    }
+
+    /// Reports what a host says of checkpoints, if that is news.
+    async fn report_said(&self, now_says: &Said, before: &Said) {
+        if now_says == before {
+            return;
+        }
+        let host = self.host.id.clone();
+        match now_says {
+            Said::Contradiction(word) => {
+                let text = format!(
+                    "a checkpoint that was brought to this host contradicts one that it has seen ({word}): \
+                     another controller signs with the same freshness key, or plays old ones"
+                );
+                let alarm = Alarm { word: word.clone(), text, at_ms: now_ms(), holds: false };
+                self.note(Note { host, alarms: vec![alarm], ..Note::default() }).await;
+            }
+            Said::Missing => {
+                tracing::info!(host, "not all that was signed for it has arrived there")
+            }
+            Said::Nothing | Said::Unwanted => {}
         }
     }
 

@@ -9,6 +9,7 @@ use std::{
 use jit_proto::{
     GrantId,
     payload_type::{GRANT_TYPE, POLICY_TYPE, REVOCATION_TYPE},
+    v1,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -16,6 +17,7 @@ use super::{
     SignRequest,
     authority::CertificateWish,
     check, confine,
+    freshness::CheckpointWish,
     issuing::{Held, NotIssued},
     journal::{Entry, Journal, JournalError, Kind},
     keys::{self, Keys},
@@ -24,6 +26,7 @@ use super::{
     refused::Refused,
     revocation,
     settings::{Limits, Settings},
+    stamping::{self, NotSigned},
 };
 use crate::clock::now_ms;
 
@@ -93,17 +96,24 @@ struct Open {
     revocation_rate: Rate,
     /// Who issues certificates of hosts.
     authority: Option<Held>,
+    /// What signs checkpoints.
+    freshness: Option<stamping::Held>,
 }
 
 impl Open {
     /// Opens journal and keys, then closes the process.
     fn new(settings: Settings) -> Result<Self, String> {
         settings.check().map_err(|error| error.to_string())?;
-        let Settings { journal, keys, revocation_keys, limits, authority } = settings;
+        let Settings { journal, keys, revocation_keys, limits, authority, freshness } = settings;
         let journal = Journal::open(&journal, now_ms())?;
-        let needs = keys::needs(keys.iter().chain(&revocation_keys));
+        let stamps = freshness.iter().map(|one| &one.key);
+        let needs = keys::needs(keys.iter().chain(&revocation_keys).chain(stamps));
         let keys = Keys::open(&keys, &[])?;
         let revocation_keys = Keys::open(&revocation_keys, &keys.infos())?;
+        let freshness = freshness.as_ref();
+        let others = [keys.infos(), revocation_keys.infos()].concat();
+        let freshness = freshness.map(|one| stamping::Held::open(one, &others, now_ms()));
+        let freshness = freshness.transpose()?;
         let authority = authority.as_ref().map(Held::open).transpose()?;
         confine::close(needs).map_err(|error| format!("cannot close the process: {error}"))?;
         let most = limits.signatures_a_minute;
@@ -112,12 +122,22 @@ impl Open {
         let rate = |kinds| Rate::new(most, journal.last_times(kinds, count));
         let (rate, revocation_rate) =
             (rate(&[Kind::Grant, Kind::Policy]), rate(&[Kind::Revocation]));
-        Ok(Self { limits, journal, keys, rate, revocation_keys, revocation_rate, authority })
+        Ok(Self {
+            limits,
+            journal,
+            keys,
+            rate,
+            revocation_keys,
+            revocation_rate,
+            authority,
+            freshness,
+        })
     }
 
     fn answer(&mut self, ask: Ask, now_ms: i64) -> Result<Answer, Lost> {
         let asked = match ask {
             Ask::Certificate(wish) => return Ok(self.certificate(&wish, now_ms)),
+            Ask::Checkpoint(wish) => return self.checkpoint(&wish, now_ms),
             Ask::Grant(request) => self.grant(&request, now_ms),
             Ask::Policy { payload } => self.policy(&payload, now_ms),
             Ask::Revocation { payload } => self.revocation(&payload, now_ms),
@@ -149,6 +169,25 @@ impl Open {
                 Answer::Refused { word: word.to_owned(), detail }
             }
             Err(NotIssued::TooFast(why)) => Answer::Unavailable(why),
+        }
+    }
+
+    fn checkpoint(&mut self, wish: &CheckpointWish, now_ms: i64) -> Result<Answer, Lost> {
+        let Some(freshness) = &mut self.freshness else {
+            return Ok(Answer::Refused {
+                word: "no_freshness".to_owned(),
+                detail: "there is no [signer.freshness] in the configuration".into(),
+            });
+        };
+        match freshness.sign(wish, now_ms) {
+            Ok(v1::Envelope { payload, signatures, .. }) => Ok(Answer::Checkpoint {
+                payload: payload.to_vec(),
+                signatures: signatures.into_iter().map(protocol::Signature::from).collect(),
+            }),
+            Err(NotSigned::Refused(Refused { word, detail })) => {
+                Ok(Answer::Refused { word: word.to_owned(), detail })
+            }
+            Err(NotSigned::Lost(why)) => Err(Lost(why)),
         }
     }
 

@@ -9,7 +9,7 @@ use jit_client::{
 };
 use jit_proto::{dsse::pre_authentication_encoding, v1};
 
-use super::{KeyInfo, command::CommandKey, confine::Needs, settings::KeySettings};
+use super::{KeyInfo, command::CommandKey, confine::Needs, key_settings::KeySettings};
 
 /// All keys, in the order of the settings.
 #[derive(Debug)]

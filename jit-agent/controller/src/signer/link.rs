@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use jit_proto::v1;
+use jit_proto::{payload_type::CHECKPOINT_TYPE, v1};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
@@ -79,6 +79,7 @@ struct Asked {
 #[derive(Debug)]
 pub(super) enum Made {
     Certificate(Issued),
+    Checkpoint(v1::Envelope),
     Signatures(Vec<v1::Signature>),
 }
 
@@ -327,6 +328,11 @@ impl Running {
     fn give(&mut self, number: u64, answer: Answer) {
         let Some((_, to)) = self.waiting.remove(&number) else { return };
         let result = match answer {
+            Answer::Checkpoint { payload, signatures } => Ok(Made::Checkpoint(v1::Envelope {
+                payload_type: CHECKPOINT_TYPE.into(),
+                payload: payload.into(),
+                signatures: signatures.into_iter().map(Into::into).collect(),
+            })),
             Answer::Issued(issued) => Ok(Made::Certificate(issued)),
             Answer::Signed(signatures) => {
                 Ok(Made::Signatures(signatures.into_iter().map(Into::into).collect()))

@@ -5,7 +5,10 @@ use std::io::{self, Read, Write};
 use jit_proto::v1;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{KeyInfo, SignRequest, authority::CertificateWish, base64_text, settings::Settings};
+use super::{
+    KeyInfo, SignRequest, authority::CertificateWish, base64_text, freshness::CheckpointWish,
+    settings::Settings,
+};
 use crate::enrol::issue::Issued;
 
 /// Largest message, bytes: 10,000 hosts with the longest ids, and what else belongs to them.
@@ -27,6 +30,8 @@ pub(super) enum ToSigner {
 pub(super) enum Ask {
     /// A certificate of a host.
     Certificate(Box<CertificateWish>),
+    /// The next checkpoint.
+    Checkpoint(CheckpointWish),
     /// A grant.
     Grant(Box<SignRequest>),
     /// An encoded policy.
@@ -57,6 +62,12 @@ pub(super) enum FromSigner {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Answer {
+    /// A checkpoint: its payload, and one signature by its key.
+    Checkpoint {
+        #[serde(with = "base64_text")]
+        payload: Vec<u8>,
+        signatures: Vec<Signature>,
+    },
     /// A certificate.
     Issued(Issued),
     /// Never.

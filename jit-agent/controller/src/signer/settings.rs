@@ -9,7 +9,10 @@ use std::{
 use jit_proto::{PortRange, dsse::MAX_SIGNATURES};
 use serde::{Deserialize, Serialize};
 
-use super::{authority::AuthoritySettings, duration_text};
+use super::{
+    authority::AuthoritySettings, duration_text, freshness::FreshnessSettings,
+    key_settings::KeySettings,
+};
 use crate::model::{as_text, proposal};
 
 /// The most signatures a minute that can be set.
@@ -34,51 +37,9 @@ pub struct Settings {
     /// Who issues certificates of hosts; without it none is issued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<AuthoritySettings>,
-}
-
-/// Where a key is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum KeySettings {
-    /// A program that signs, kept running (docs/controller-signers.md).
-    Command {
-        /// The program, and its arguments.
-        command: Vec<String>,
-        /// File with the public key that it must have, in PEM; without it the program's word counts.
-        #[serde(default)]
-        public_key: Option<PathBuf>,
-        /// Longest wait for a signature.
-        #[serde(default = "default_timeout", with = "duration_text")]
-        timeout: Duration,
-    },
-    /// A PKCS#8 PEM file.
-    Pem {
-        /// The file.
-        file: PathBuf,
-    },
-    /// A key in a hardware module.
-    Pkcs11 {
-        /// The module: a shared library.
-        module: PathBuf,
-        /// Label of the token.
-        token: String,
-        /// Label of the key pair.
-        key: String,
-        /// File with the PIN on its first line.
-        #[serde(default)]
-        pin_file: Option<PathBuf>,
-        /// The module speaks with its device over the network, and the signer may make sockets for it.
-        #[serde(default)]
-        network: bool,
-    },
-    /// A key that an ssh-agent holds.
-    SshAgent {
-        /// Its socket; without it the one that `SSH_AUTH_SOCK` names.
-        #[serde(default)]
-        socket: Option<PathBuf>,
-        /// Comment of the key, or its fingerprint: `SHA256:...`.
-        key: String,
-    },
+    /// What signs checkpoints; without it none are made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freshness: Option<FreshnessSettings>,
 }
 
 /// What is never signed, whoever has agreed.
@@ -135,7 +96,8 @@ impl Settings {
     pub fn of_pem(file: &Path) -> Self {
         let key = KeySettings::Pem { file: file.to_owned() };
         let (journal, limits) = (default_journal(), Limits::default());
-        Self { journal, keys: vec![key], revocation_keys: Vec::new(), limits, authority: None }
+        let revocation_keys = Vec::new();
+        Self { journal, keys: vec![key], revocation_keys, limits, authority: None, freshness: None }
     }
 
     /// Makes relative paths begin in this directory.
@@ -143,23 +105,9 @@ impl Settings {
         let absolute = |path: &mut PathBuf| *path = directory.join(&*path);
         absolute(&mut self.journal);
         self.authority.iter_mut().for_each(|authority| authority.resolve(directory));
-        for key in self.keys.iter_mut().chain(&mut self.revocation_keys) {
-            match key {
-                KeySettings::Command { command, public_key, .. } => {
-                    // A bare name is looked for in PATH.
-                    if let Some(program) = command.first_mut().filter(|name| name.contains('/')) {
-                        *program = directory.join(&*program).to_string_lossy().into_owned();
-                    }
-                    public_key.iter_mut().for_each(absolute);
-                }
-                KeySettings::Pem { file } => absolute(file),
-                KeySettings::Pkcs11 { module, pin_file, .. } => {
-                    absolute(module);
-                    pin_file.iter_mut().for_each(absolute);
-                }
-                KeySettings::SshAgent { socket, .. } => socket.iter_mut().for_each(absolute),
-            }
-        }
+        self.freshness.iter_mut().for_each(|freshness| freshness.resolve(directory));
+        let keys = self.keys.iter_mut().chain(&mut self.revocation_keys);
+        keys.for_each(|key| key.resolve(directory));
     }
 
     /// Checks what can be checked without opening a file.
@@ -212,16 +160,13 @@ impl Settings {
             return wrong("limits.signatures_a_minute", format!("it is from 1 to {MAX_RATE}"));
         }
         let checked = self.authority.as_ref().map_or(Ok(()), AuthoritySettings::check);
-        checked.or_else(|(field, why)| wrong(field, why))
+        let freshness = self.freshness.as_ref().map_or(Ok(()), |one| one.check(&self.keys));
+        checked.and(freshness).or_else(|(field, why)| wrong(field, why))
     }
 }
 
 fn default_journal() -> PathBuf {
     "signer.journal".into()
-}
-
-const fn default_timeout() -> Duration {
-    Duration::from_secs(10)
 }
 
 #[cfg(test)]

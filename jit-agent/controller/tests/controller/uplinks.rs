@@ -1,5 +1,6 @@
 //! Hosts that dial the hub: a stand-in of the agent connects with real TLS, and is called over that.
 
+mod checkpoints;
 mod closings;
 mod double;
 mod signed;

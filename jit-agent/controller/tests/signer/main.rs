@@ -9,6 +9,7 @@
 mod authority;
 mod backends;
 mod clouds;
+mod freshness;
 mod process;
 mod revocations;
 mod world;

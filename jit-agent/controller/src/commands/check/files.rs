@@ -17,7 +17,8 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     ];
     let hub = config.agents.hub.iter().filter(|hub| hub.key != config.agents.key);
     secrets.extend(hub.map(|hub| (&hub.key, "the hub's private key")));
-    for key in config.signer.keys.iter().chain(&config.signer.revocation_keys) {
+    let freshness = config.signer.freshness.iter().map(|one| &one.key);
+    for key in config.signer.keys.iter().chain(&config.signer.revocation_keys).chain(freshness) {
         if let KeySettings::Pem { file } = key {
             secrets.push((file, "the key that signs"));
         }

@@ -24,6 +24,12 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
             }
         }
     }
+    if let Some(freshness) = &config.signer.freshness {
+        match look(&freshness.key) {
+            Ok(text) => findings.good("freshness key".to_owned(), text),
+            Err(why) => findings.error("freshness key".to_owned(), why),
+        }
+    }
     let about = config.audit.key.display().to_string();
     match fs::read_to_string(&config.audit.key)
         .map_err(|error| error.to_string())

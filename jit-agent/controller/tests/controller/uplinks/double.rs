@@ -14,7 +14,13 @@ use std::{
 };
 
 use futures_util::{Stream, StreamExt as _, stream};
-use jit_proto::v1::{self, jit_agent_server as server};
+use jit_proto::{
+    GrantId, WallTime,
+    mailbox::{self, Mailbox},
+    merkle,
+    payload_type::GRANT_TYPE,
+    v1::{self, jit_agent_server as server},
+};
 use prost::Message as _;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
@@ -48,6 +54,10 @@ pub(super) struct Heard {
     pub(super) all: AtomicBool,
     /// Signed revocations are refused.
     pub(super) refuses: AtomicBool,
+    /// Numbers of the checkpoints that it was asked about, and what it said.
+    pub(super) compared: Mutex<Vec<(u64, &'static str)>>,
+    /// What it says of the next ones.
+    pub(super) says: Mutex<Option<&'static str>>,
     /// Pushes are answered only after this time.
     pub(super) slow: AtomicBool,
     pub(super) begun: AtomicBool,
@@ -73,6 +83,50 @@ impl Double {
     /// Number of signed revocations that have come.
     pub(super) fn closed(&self) -> usize {
         self.heard.closed.lock().unwrap().len()
+    }
+
+    /// What it last said of a checkpoint.
+    pub(super) fn last_said(&self) -> Option<&'static str> {
+        self.heard.compared.lock().unwrap().last().map(|(_, said)| *said)
+    }
+
+    /// Compares what it has heard with a checkpoint, as an agent does.
+    fn compare(&self, request: v1::CompareMailboxRequest) -> v1::CompareMailboxResponse {
+        let v1::CompareMailboxRequest { checkpoint, index, path, listed, items } = request;
+        let checkpoint = v1::Checkpoint::decode(checkpoint.unwrap().payload).unwrap();
+        let at = WallTime(checkpoint.issued_at_ms);
+        let revoked = self.heard.revoked.lock().unwrap().clone();
+        let mut arrived = Mailbox::default();
+        for payload in self.heard.pushed.lock().unwrap().iter() {
+            let grant = v1::Grant::decode(payload.as_slice()).unwrap();
+            let item = mailbox::item(GRANT_TYPE, payload);
+            let id = GrantId::from_bytes(&grant.id).unwrap();
+            arrived.add_grant(item, id, WallTime(grant.not_after_ms));
+        }
+        let digest = mailbox::digest(arrived.items(at, |id| revoked.contains(&id.0[..])).iter());
+        let leaf = mailbox::leaf(&self.host, &digest);
+        let root = merkle::root(&leaf, index, checkpoint.hosts, path.as_chunks().0);
+        let ended: BTreeSet<_> =
+            revoked.iter().map(|id| mailbox::ended(GrantId::from_bytes(id).unwrap())).collect();
+        let missing: Vec<_> = items
+            .as_chunks()
+            .0
+            .iter()
+            .filter(|item| !arrived.has(item) && !ended.contains(*item))
+            .collect();
+        let said = match self.heard.says.lock().unwrap().take() {
+            Some(said) => said,
+            None if root.is_some_and(|root| root[..] == checkpoint.root[..]) => "complete",
+            None if !listed => "list_wanted",
+            None if missing.is_empty() => "complete",
+            None => "missing",
+        };
+        self.heard.compared.lock().unwrap().push((checkpoint.number, said));
+        v1::CompareMailboxResponse {
+            standing: said.into(),
+            missing: u32::try_from(missing.len()).unwrap(),
+            first_missing: missing.into_iter().flatten().copied().collect::<Vec<u8>>().into(),
+        }
     }
 
     /// Connects, and serves until the hub closes. Returns what says when that was.
@@ -238,6 +292,13 @@ macro_rules! double {
                 Ok(Response::new(v1::RevokeResponse::default()))
             }
 
+            async fn compare_mailbox(
+                &self,
+                request: Request<v1::CompareMailboxRequest>,
+            ) -> Result<Response<v1::CompareMailboxResponse>, Status> {
+                Ok(Response::new(self.compare(request.into_inner())))
+            }
+
             async fn list(
                 &self,
                 _request: Request<v1::ListRequest>,
@@ -259,7 +320,6 @@ macro_rules! double {
 
 double! {
     push(PushRequest) -> PushResponse,
-    compare_mailbox(CompareMailboxRequest) -> CompareMailboxResponse,
     break_glass(BreakGlassRequest) -> BreakGlassResponse,
     enforce(EnforceRequest) -> EnforceResponse,
     confirm(ConfirmRequest) -> ConfirmResponse,

@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use jit_client::{Agent, CallError};
 use jit_proto::{merkle::Hash, v1};
 
-use super::{Shared, link::Link};
+use super::{FleetError, Shared, link::Link};
 use crate::{
     checkpoint::mailboxes::{Snapshot, item},
     clock::now_ms,
-    store::StoreError,
 };
 
 /// The host answers so when its configuration has no `[freshness]`.
@@ -37,32 +36,11 @@ pub(super) async fn compare(
 ) -> Said {
     match ask(shared, (host, link), agent, snapshot).await {
         Ok(said) => said,
-        Err(Trouble::Call(CallError::Refused { word, .. })) if word == UNWANTED => Said::Unwanted,
-        Err(Trouble::Call(error)) => {
+        Err(CallError::Refused { word, .. }) if word == UNWANTED => Said::Unwanted,
+        Err(error) => {
             tracing::debug!(%error, host, "what has arrived there is not known");
             Said::Nothing
         }
-        Err(Trouble::Store(error)) => {
-            tracing::warn!(%error, host, "what has not arrived there is not sent again now");
-            Said::Missing
-        }
-    }
-}
-
-enum Trouble {
-    Call(CallError),
-    Store(StoreError),
-}
-
-impl From<CallError> for Trouble {
-    fn from(error: CallError) -> Self {
-        Self::Call(error)
-    }
-}
-
-impl From<StoreError> for Trouble {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
     }
 }
 
@@ -71,7 +49,7 @@ async fn ask(
     (host, link): (&str, &Link),
     agent: &mut Agent,
     snapshot: &Snapshot,
-) -> Result<Said, Trouble> {
+) -> Result<Said, CallError> {
     let Some(request) = snapshot.request(host, false) else { return Ok(Said::Nothing) };
     let mut answer = agent.compare_mailbox(request).await?;
     if answer.standing == "list_wanted" {
@@ -79,7 +57,10 @@ async fn ask(
         answer = agent.compare_mailbox(request.clone()).await?;
         if answer.standing == "missing" {
             // On its way, or lost with a restart of the agent.
-            resend(shared, (host, link), agent, &answer).await?;
+            if let Err(trouble) = resend(shared, (host, link), agent, &answer).await {
+                tracing::warn!(%trouble, host, "what has not arrived there is not sent again now");
+                return Ok(Said::Missing);
+            }
             answer = agent.compare_mailbox(request).await?;
         }
     }
@@ -96,7 +77,7 @@ async fn resend(
     (host, link): (&str, &Link),
     agent: &mut Agent,
     answer: &v1::CompareMailboxResponse,
-) -> Result<(), Trouble> {
+) -> Result<(), FleetError> {
     let (missing, _) = answer.first_missing.as_chunks();
     let missing: BTreeSet<&Hash> = missing.iter().collect();
     let store = shared.outbox.store();

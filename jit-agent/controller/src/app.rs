@@ -238,8 +238,14 @@ fn start(
         let oidc = config.oidc.clone().map(Oidc::new).transpose().map_err(AppError::File)?;
         let opened = Opened::open(&config.enrolment).map_err(AppError::File)?;
         let (people, api) = (People::new(oidc), config.api.clone());
-        let state =
-            ApiState::with_people(desk.clone(), api, Some(webhook_key), fleet.clone(), people, opened);
+        let state = ApiState::with_people(
+            desk.clone(),
+            api,
+            Some(webhook_key),
+            fleet.clone(),
+            people,
+            opened,
+        );
         let router = api::router(state.clone()).merge(defender::router(&state));
         let router = router.merge(portal::router(state));
         tasks.spawn(async move {

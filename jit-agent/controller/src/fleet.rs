@@ -61,9 +61,7 @@ use self::{
     signed::SignedGrants,
     uplink::{Hub, Reception},
 };
-use crate::{
-    checkpoint::mailboxes::Snapshot, clock::now_ms, desk::Desk, store::ClosingAnswer,
-};
+use crate::{checkpoint::mailboxes::Snapshot, clock::now_ms, desk::Desk, store::ClosingAnswer};
 
 /// Why a policy was not signed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

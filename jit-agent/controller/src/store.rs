@@ -41,7 +41,9 @@ pub use accounts::Token;
 pub use closings::{Closing, ClosingAnswer, ClosingCounts};
 pub use defender::{DefenderHost, DefenderMachine, DefenderPolicy};
 pub use deliveries::{Delivery, Wanted};
-pub use enrolments::{CertificateWanted, Enrolment, EnrolmentState, EnrolmentToken, HostCertificate};
+pub use enrolments::{
+    CertificateWanted, Enrolment, EnrolmentState, EnrolmentToken, HostCertificate,
+};
 pub use error::{OfStore, StoreError, again};
 pub use grants::StoredGrant;
 pub use heads::AuditHead;

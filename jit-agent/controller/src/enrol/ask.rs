@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::Host,
-    store::{Enrolment, EnrolmentState, Store, StoreError, Tx, OfStore, again, hosts},
+    store::{Enrolment, EnrolmentState, OfStore, Store, StoreError, Tx, again, hosts},
 };
 
 /// The most hosts with the label of one machine that are looked at.
@@ -154,7 +154,9 @@ async fn claim(
     now_ms: i64,
 ) -> Result<Claim, AskError> {
     let off = |cloud: &str| {
-        AskError::Refused(format!("this controller does not believe {cloud}: it is not in [enrolment]"))
+        AskError::Refused(format!(
+            "this controller does not believe {cloud}: it is not in [enrolment]"
+        ))
     };
     let refused = |why: &dyn ToString| AskError::Refused(why.to_string());
     match asked.method {

@@ -130,7 +130,8 @@ impl RawSettings {
             wrongs.add("hubs", format!("hubs: {} of them; {MOST_HUBS} are possible", hubs.len()));
         }
         if let Some(bad) = hubs.iter().find(|hub| !is_hub(hub)) {
-            wrongs.add("hubs", format!("hubs: {bad:?} is no NAME:PORT such as hub.example.org:7444"));
+            wrongs
+                .add("hubs", format!("hubs: {bad:?} is no NAME:PORT such as hub.example.org:7444"));
         }
         if hub_ca.is_none() && !hubs.is_empty() {
             wrongs.add("hubs", "hubs: hosts do not know them without `hub_ca`; name its file too");

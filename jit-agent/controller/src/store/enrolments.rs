@@ -213,8 +213,7 @@ impl Store {
         &self,
         most: u32,
     ) -> Result<Vec<CertificateWanted>, StoreError> {
-        let rows =
-            query("SELECT * FROM certificate_wanted ORDER BY since_ms, csr_hash LIMIT $1");
+        let rows = query("SELECT * FROM certificate_wanted ORDER BY since_ms, csr_hash LIMIT $1");
         let rows = rows.bind(i64::from(most)).fetch_all(self.pool()).await?;
         rows.iter().map(wanted).collect()
     }
@@ -484,10 +483,7 @@ pub async fn unwant(tx: &mut Tx, csr_hash: &str) -> Result<bool, StoreError> {
 ///
 /// # Errors
 /// Those of the database.
-pub async fn token_labels(
-    tx: &mut Tx,
-    id: &str,
-) -> Result<BTreeMap<String, String>, StoreError> {
+pub async fn token_labels(tx: &mut Tx, id: &str) -> Result<BTreeMap<String, String>, StoreError> {
     let row = query("SELECT * FROM enrolment_token WHERE id = $1").bind(id);
     let found = row.fetch_optional(&mut **tx).await?.as_ref().map(token).transpose()?;
     Ok(found.map(|token| token.labels).unwrap_or_default())

@@ -191,7 +191,8 @@ fn machines(found: &[EnrolmentView]) -> Table {
 fn tokens(found: &[EnrolmentTokenView]) -> Table {
     let mut table = Table::new(&["ID", "STATE", "LEFT", "LABELS", "ENDS", "BY"]);
     for one in found {
-        let labels: Vec<_> = one.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let labels: Vec<_> =
+            one.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         table.row([
             one.id.as_str().into(),
             Cell::word(&one.state),

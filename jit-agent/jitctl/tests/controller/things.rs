@@ -2,8 +2,8 @@
 
 use jit_client::controller::types::{
     AccountKeyView, AccountView, AuditView, EnrolmentTokenMade, EnrolmentTokenView, EnrolmentView,
-    HostView, ImportResult, PasskeyView, RulesDiff,
-    RulesTestResult, RulesView, TextMistake, TokenMade, TokenView,
+    HostView, ImportResult, PasskeyView, RulesDiff, RulesTestResult, RulesView, TextMistake,
+    TokenMade, TokenView,
 };
 use jit_client::public_key::PublicKey;
 use serde_json::{Value, json};

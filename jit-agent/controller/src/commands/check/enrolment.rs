@@ -13,7 +13,10 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     }
     if config.enrolment.hub_ca.is_some() {
         let opened = Opened::open(&config.enrolment);
-        about("enrolment", opened.map(|_| format!("hosts dial {}", config.enrolment.hubs.join(", "))));
+        about(
+            "enrolment",
+            opened.map(|_| format!("hosts dial {}", config.enrolment.hubs.join(", "))),
+        );
     }
     if let Some(ec2) = &config.enrolment.ec2 {
         let opened = ec2.open().map(|open| {

@@ -95,7 +95,10 @@ async fn a_host_enrols_with_a_token_once_and_the_same_request_gets_the_same_cert
         refused.problem(403, "enrolment_refused");
     }
     let listed = root.get("/api/v1/enrolments/tokens").await.ok(200);
-    assert_eq!((&listed["items"][0]["id"], &listed["items"][0]["state"]), (&json!(id), &json!("used")));
+    assert_eq!(
+        (&listed["items"][0]["id"], &listed["items"][0]["state"]),
+        (&json!(id), &json!("used"))
+    );
     assert!(!listed.to_string().contains("jit_enrol_"));
     let audit = site.store().audit_after(0, 100).await.unwrap();
     let codes: Vec<_> = audit.iter().map(|line| line.code.as_str()).collect();
@@ -130,8 +133,7 @@ async fn who_comes_second_waits_until_an_administrator_has_decided(database: Dat
     // A third one is refused, for good.
     let third = input(&csr(), &text, "new-1");
     let waits = enrol(&site, &third).await.ok(202);
-    let decision =
-        format!("/api/v1/enrolments/{}/decision", waits["enrolment"].as_str().unwrap());
+    let decision = format!("/api/v1/enrolments/{}/decision", waits["enrolment"].as_str().unwrap());
     root.post(&decision, json!({ "ruling": "refuse" })).await.ok(200);
     enrol(&site, &third).await.problem(403, "enrolment_refused");
     root.post("/api/v1/enrolments/none/decision", json!({ "ruling": "refuse" }))

@@ -149,6 +149,8 @@ async fn hear_of(
                     let answer = if wanted { Answer::Waiting } else { Answer::Closed };
                     (answer.word(), "lost", detail)
                 }
+                // Nobody waits for that.
+                What::Sent { .. } => continue,
                 What::Failed { trouble, .. } => ("none", "", trouble),
             };
             let fields = json!({

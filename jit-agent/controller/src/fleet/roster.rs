@@ -101,7 +101,7 @@ impl Roster {
 
     /// Ids of all hosts.
     pub(super) fn ids(&self) -> Vec<String> {
-        self.lock().keys().cloned().collect()
+        self.lock().by_id.keys().cloned().collect()
     }
 
     /// The agent of this host named an id. Returns other agents that name the same one: two machines.

@@ -54,7 +54,7 @@ impl Held {
         others: &[KeyInfo],
         now_ms: i64,
     ) -> Result<Self, String> {
-        let keys = Keys::open(slice::from_ref(&settings.key))?;
+        let keys = Keys::open(slice::from_ref(&settings.key), &[])?;
         let is_other = |one: &KeyInfo| others.iter().any(|other| other.key_id == one.key_id);
         if keys.infos().iter().any(is_other) {
             return Err(

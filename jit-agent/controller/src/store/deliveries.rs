@@ -146,6 +146,41 @@ impl Store {
         Ok(())
     }
 
+    /// Hosts for which something of this kind is due, those that wait longest first; at most `most`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn hosts_due(
+        &self,
+        wanted: Wanted,
+        now_ms: i64,
+        most: u32,
+    ) -> Result<Vec<String>, StoreError> {
+        let rows = "SELECT host, MIN(next_ms) AS due_ms FROM delivery WHERE pending = 1 \
+                    AND next_ms <= $1 AND until_ms > $1 AND wanted = $2 \
+                    GROUP BY host ORDER BY due_ms, host LIMIT $3";
+        let rows = query(rows).bind(now_ms).bind(wanted.word()).bind(i64::from(most));
+        let rows = rows.fetch_all(self.pool()).await?;
+        rows.iter().map(|row| Ok(row.try_get("host")?)).collect()
+    }
+
+    /// What of this kind is due for a host, the oldest first; at most `most`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn due_for(
+        &self,
+        host: &str,
+        wanted: Wanted,
+        now_ms: i64,
+        most: u32,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let rows = "SELECT * FROM delivery WHERE host = $1 AND pending = 1 AND wanted = $2 \
+                    AND next_ms <= $3 AND until_ms > $3 ORDER BY grant_id LIMIT $4";
+        let rows = query(rows).bind(host).bind(wanted.word()).bind(now_ms).bind(i64::from(most));
+        rows.fetch_all(self.pool()).await?.iter().map(delivery).collect()
+    }
+
     /// One host's part of a grant.
     ///
     /// # Errors

@@ -5,17 +5,17 @@
 
 mod agent;
 mod board;
+mod commits;
 mod site;
 mod swarm;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     env, thread,
     time::{Duration, Instant},
 };
 
 use jit_client::controller::{call::Call, types::RequestView};
-use jit_proto::GrantId;
 use jit_tests::{
     controller::{
         Stage,
@@ -28,6 +28,7 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 use self::{
     board::{Kind, now_us},
+    commits::Commits,
     site::{HUB, Site},
 };
 use crate::{at_99, millis, report};
@@ -92,39 +93,31 @@ fn connect(site: &Site, count: usize, empty: u64) {
     report(&table, "processor while nothing happens", ("% of one", false), vec![share]);
 }
 
-/// Requests for one host each, at a steady rate. The time begins when the controller begins to sign, before
-/// the grant is committed.
+/// Requests for one host each, at a steady rate.
 fn steady(site: &Site, ana: &Person, count: usize) {
     site.board.take();
     let wanted = size(400, 10);
+    let commits = Commits::of(&site.runtime, &site.url());
     let here = ana.at(&site.stage.hub);
-    let requests: Vec<RequestView> = here.calls(async |controller| {
+    here.calls(async |controller| {
         let mut ticks = tokio::time::interval(STEADY);
-        let mut made = Vec::new();
         for number in 0..wanted {
             ticks.tick().await;
             let host = site.ids.get(number * 7919 % count).unwrap();
             let ask = access(&[host], &source(number), "1h");
-            made.push(controller.fetch(&Call::post(["requests"]).json(&ask)).await.unwrap());
+            let _view: RequestView =
+                controller.fetch(&Call::post(["requests"]).json(&ask)).await.unwrap();
         }
-        made
     });
     site.board.until("answered", PATIENCE, |board| board.count() >= wanted);
-    let signed: BTreeMap<GrantId, i64> = requests
-        .iter()
-        .flat_map(|request| site.runtime.block_on(site.store.grants_of(&request.id)).unwrap())
-        .map(|grant| (grant.part.id, grant.signed_ms))
-        .collect();
-    let answers = site.board.take();
+    let (commits, answers) = (commits.take(&site.runtime), site.board.take());
     assert!(answers.iter().all(|answer| answer.kind == Kind::Opened), "each is delivered once");
-    assert_eq!(answers.len(), signed.len(), "and each is delivered");
-    let mut times: Vec<_> = answers
-        .iter()
-        .map(|answer| since(u64::try_from(signed[&answer.grant]).unwrap() * 1000, answer.at_us))
-        .collect();
+    assert_eq!(answers.len(), commits.len(), "and each is delivered");
+    let times = answers.iter().map(|answer| since(commits[&answer.grant], answer.at_us));
+    let mut times: Vec<_> = times.collect();
     times.sort_unstable();
     let median = times.get(times.len() / 2).copied().unwrap();
-    let row = |what: &str| format!("signed grant to the agent's answer, {what} of {wanted}");
+    let row = |what: &str| format!("committed grant to the agent's answer, {what} of {wanted}");
     report(&table(count), &row("median"), MILLIS, vec![millis(median)]);
     report(&table(count), &row("p99"), MILLIS, vec![at_99(times)]);
 }

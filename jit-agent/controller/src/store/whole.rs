@@ -1,10 +1,15 @@
 //! A request with all that belongs to it, as it was at one moment.
 
+use std::time::{Duration, Instant};
+
 use super::{Delivery, Request, Store, StoreError, StoredGrant};
 use crate::model::Decision;
 
 /// How often it is read again when it changes meanwhile.
 const ATTEMPTS: usize = 16;
+
+/// For how long that goes on: a request for many hosts is much to read, and changes often while they answer.
+const LONGEST: Duration = Duration::from_millis(500);
 
 /// A request with all that belongs to it.
 #[derive(Clone, Debug)]
@@ -28,14 +33,15 @@ impl Store {
     /// Those of the database.
     pub async fn whole(&self, id: &str) -> Result<Option<Whole>, StoreError> {
         let Some(mut before) = self.request(id).await? else { return Ok(None) };
-        let mut attempts = 0;
+        let (mut attempts, began) = (0, Instant::now());
         loop {
             let decisions = self.decisions(id).await?;
             let deliveries = self.deliveries_of(id).await?;
             let grants = self.grants_of(id).await?;
             let Some(request) = self.request(id).await? else { return Ok(None) };
             attempts += 1;
-            if request.revision == before.revision || attempts == ATTEMPTS {
+            let enough = attempts == ATTEMPTS || began.elapsed() > LONGEST;
+            if enough || request.revision == before.revision {
                 return Ok(Some(Whole { request, decisions, deliveries, grants }));
             }
             before = request;

@@ -55,6 +55,11 @@ impl Site {
         Self { stage, swarm, board, ids, store, runtime }
     }
 
+    /// The controller's database.
+    pub(super) fn url(&self) -> String {
+        Store::sqlite_url(&self.stage.own("controller.db"))
+    }
+
     /// Number of hosts that the inventory shows as enforcing.
     pub(super) fn enforcing(&self) -> usize {
         let conditions = self.runtime.block_on(self.store.host_conditions()).unwrap();

@@ -113,7 +113,8 @@ fn steady(site: &Site, ana: &Person, count: usize) {
     let (commits, answers) = (commits.take(&site.runtime), site.board.take());
     assert!(answers.iter().all(|answer| answer.kind == Kind::Opened), "each is delivered once");
     assert_eq!(answers.len(), commits.len(), "and each is delivered");
-    let times = answers.iter().map(|answer| since(commits[&answer.grant], answer.at_us));
+    let times =
+        answers.iter().map(|answer| since(*commits.get(&answer.grant).unwrap(), answer.at_us));
     let mut times: Vec<_> = times.collect();
     times.sort_unstable();
     let median = times.get(times.len() / 2).copied().unwrap();

@@ -186,6 +186,9 @@ fn layers<'h>(heard: &[&'h Heard]) -> Vec<Vec<&'h Heard>> {
     layers
 }
 
+/// Hosts that say the same to the same, each with whether it is news.
+type Alike<'h, 'n> = BTreeMap<(&'h str, Wanted, Said<'h>), Vec<(&'h str, &'n mut bool)>>;
+
 /// Writes what was heard, no two of one host and grant. Returns of each whether it is news.
 async fn keep(
     tx: &mut Tx,
@@ -194,7 +197,7 @@ async fn keep(
     now_ms: i64,
 ) -> Result<Vec<bool>, DeskError> {
     let mut news = vec![false; heard.len()];
-    let mut alike: BTreeMap<(&str, Wanted, Said<'_>), Vec<(&str, &mut bool)>> = BTreeMap::new();
+    let mut alike = Alike::new();
     for (Heard { of, what }, news) in heard.iter().zip(&mut news) {
         match what {
             What::Answered { answer, word, detail } => {

@@ -220,7 +220,7 @@ impl Task {
         // It may have waited for its place.
         let way = match self.link.as_ref().map(|link| link.line()) {
             Some(Line::Connecting) => return true,
-            Some(Line::Up(agent)) => Ok(agent),
+            Some(Line::Up(agent)) => Ok(*agent),
             Some(Line::Down(why)) => Err(why),
             None => Err("it is not in the inventory any more".to_owned()),
         };

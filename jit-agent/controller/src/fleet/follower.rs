@@ -205,7 +205,7 @@ impl Follower {
             Ok(events) => events,
             Err(error) => return End::Closed(error.to_string()),
         };
-        self.link.set(Line::Up(agent.clone()));
+        self.link.set(Line::Up(Box::new(agent.clone())));
         self.shared.arrived.add(&self.host.id);
         // What waits only for its first attempt does not wait for the scribe.
         self.shared.wake.notify_one();

@@ -28,7 +28,7 @@ pub(super) enum Line {
     /// It cannot be made; a sentence says why.
     Down(String),
     /// It is there.
-    Up(Agent),
+    Up(Box<Agent>),
 }
 
 /// The connection to one host.
@@ -74,7 +74,7 @@ impl Link {
     /// The connection, if it is there.
     pub(super) fn agent(&self) -> Result<Agent, String> {
         match self.line() {
-            Line::Up(agent) => Ok(agent),
+            Line::Up(agent) => Ok(*agent),
             Line::Down(why) => Err(why),
             Line::Connecting => Err("the connection to it is being made".into()),
         }

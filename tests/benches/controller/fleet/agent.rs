@@ -198,7 +198,7 @@ macro_rules! service {
                 &self,
                 _request: Request<v1::ListRequest>,
             ) -> Result<Response<v1::ListResponse>, Status> {
-                Ok(Response::new(v1::ListResponse { grants: self.0.grants(), ..Default::default() }))
+                Ok(Response::new(v1::ListResponse { grants: self.0.grants() }))
             }
 
             $(

@@ -68,10 +68,6 @@ impl Held {
         Ok(Self { keys, valid_for_ms, epoch, number: 0, last_ms: i64::MIN })
     }
 
-    pub(super) fn infos(&self) -> Vec<KeyInfo> {
-        self.keys.infos()
-    }
-
     /// Signs the next checkpoint.
     pub(super) fn sign(
         &mut self,
@@ -225,7 +221,7 @@ mod tests {
     fn a_key_that_signs_grants_signs_no_checkpoints() {
         let directory = tempfile::tempdir().unwrap();
         let settings = settings(directory.path());
-        let infos = Held::open(&settings, &[], NOW).unwrap().infos();
+        let infos = Held::open(&settings, &[], NOW).unwrap().keys.infos();
         assert!(Held::open(&settings, &infos, NOW).err().unwrap().contains("take one of its own"));
         assert_eq!(settings.check(&[settings.key.clone()]).unwrap_err().0, "freshness.key");
         let wrong = |change: fn(&mut FreshnessSettings)| {

@@ -112,8 +112,9 @@ impl Held {
 /// The next epoch, which is on the disk: higher than the one in the file, and at least this second. A file
 /// that is empty or damaged has none.
 fn next_epoch(path: &Path, now_ms: i64) -> io::Result<u64> {
-    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600);
-    let mut file = open.open(path)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.open(path)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     let mut bytes = Vec::new();
     (&file).take(64).read_to_end(&mut bytes)?;

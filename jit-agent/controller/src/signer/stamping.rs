@@ -183,7 +183,10 @@ mod tests {
             let mut held = Held::open(&settings, &[], NOW).unwrap();
             for number in 1..=3 {
                 let one = signed(&mut held, &wish(NOW + start * 10 + number)).unwrap();
-                assert_eq!((one.number, one.hosts, one.valid_for_ms), (number as u64, 3, 25_000));
+                assert_eq!(
+                    (one.number, one.hosts, one.valid_for_ms),
+                    (u64::try_from(number).unwrap(), 3, 25_000)
+                );
                 assert!(one.epoch > last);
             }
             last = signed(&mut held, &wish(NOW + start * 10 + 9)).unwrap().epoch;

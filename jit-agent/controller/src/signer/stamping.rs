@@ -144,8 +144,8 @@ mod tests {
     fn settings(directory: &Path) -> FreshnessSettings {
         let key = directory.join("freshness.key");
         if !key.exists() {
-            let random = ring::rand::SystemRandom::new();
-            let made = SigningKey::generate(Algorithm::Ed25519, &random).unwrap();
+            let provider = rustls::crypto::ring::default_provider();
+            let made = SigningKey::generate(Algorithm::Ed25519, provider.secure_random).unwrap();
             std::fs::write(&key, made.to_pem()).unwrap();
         }
         FreshnessSettings {
@@ -227,7 +227,7 @@ mod tests {
         let settings = settings(directory.path());
         let infos = Held::open(&settings, &[], NOW).unwrap().keys.infos();
         assert!(Held::open(&settings, &infos, NOW).err().unwrap().contains("take one of its own"));
-        assert_eq!(settings.check(&[settings.key.clone()]).unwrap_err().0, "freshness.key");
+        assert_eq!(settings.check(slice::from_ref(&settings.key)).unwrap_err().0, "freshness.key");
         let wrong = |change: fn(&mut FreshnessSettings)| {
             let mut settings = settings.clone();
             change(&mut settings);

@@ -1,6 +1,7 @@
 //! Hubs that are processes of their own: the real program, three real servers, a real signer, and hosts that
 //! connect with real TLS and answer for themselves.
 
+#[expect(dead_code, reason = "the tests of a hub with a database use more of it")]
 #[path = "../controller/uplinks/double.rs"]
 mod double;
 #[path = "../controller/uplinks/signed.rs"]

@@ -226,4 +226,5 @@ service! {
     denials(DenialsRequest) -> DenialsResponse,
     why(WhyRequest) -> WhyResponse,
     reconnect(ReconnectRequest) -> ReconnectResponse,
+    compare_mailbox(CompareMailboxRequest) -> CompareMailboxResponse,
 }

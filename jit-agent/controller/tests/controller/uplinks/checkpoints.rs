@@ -16,7 +16,7 @@ use super::{
     double::Double,
     world::{World, of_host},
 };
-use crate::databases::{Database, sqlite};
+use crate::databases::Database;
 
 on_each_database! {
     what_has_not_arrived_is_sent_again_and_then_all_has,

@@ -112,7 +112,8 @@ async fn all_hosts_hear_a_revocation_of_everything_at_once() {
     let count = env::var("JIT_CLOSINGS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
     let ids: Vec<_> = (0..count).map(|number| format!("h-{number:05}")).collect();
     let hosts: Vec<_> = ids.iter().map(|id| (id.as_str(), "")).collect();
-    let world = World::with(sqlite().await, &hosts, |hub| {
+    let world = World::with(sqlite().await, &hosts, |settings| {
+        let hub = settings.hub.as_mut().unwrap();
         hub.handshakes = 512;
         hub.connections = hub.connections.max(hosts.len());
     })

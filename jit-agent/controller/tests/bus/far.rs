@@ -92,6 +92,7 @@ async fn two_machines_of_one_id_at_one_hub_are_seen_and_get_nothing_new() {
     until("held", async || world.delivery(&held).await.trouble.contains("two machines")).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!((one.pushes(), other.pushes()), (0, 0));
+    other.leave();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

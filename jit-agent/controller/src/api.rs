@@ -13,6 +13,7 @@ pub(crate) mod auth;
 mod changes;
 pub mod deliver;
 mod enrol;
+mod enrolling;
 mod enrolment_tokens;
 mod enrolments;
 mod events;

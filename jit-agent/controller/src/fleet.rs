@@ -2,7 +2,8 @@
 //!
 //! A *follower* a host keeps the connection, asks for the status and reads events. The *deliverer* takes
 //! what is due from the outbox. The *closer* brings signed revocations to all hosts at once. The *scribe*
-//! writes what followers saw. The *roller* brings policies to hosts in waves. Nothing here decides who may get in, and nothing here signs.
+//! writes what followers saw. The *roller* brings policies to hosts in waves. Nothing here decides who may
+//! get in, and nothing here signs.
 
 mod backoff;
 mod checkpoints;

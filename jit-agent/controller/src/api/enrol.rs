@@ -1,14 +1,13 @@
 //! What a machine calls that has no certificate yet. It has no token of the API either: what it
 //! sends is the proof. So it is bounded: in bytes, and in calls of a network and of all.
 
-use std::{net::IpAddr, num::NonZeroU32, time::Duration};
+use std::time::Duration;
 
 use axum::{
     extract::{DefaultBodyLimit, State},
     http::{HeaderValue, StatusCode, header::CACHE_CONTROL},
     response::Response,
 };
-use governor::Quota;
 use jit_client::controller::types::{EnrolmentAnswer, EnrolmentInput, NonceView};
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
@@ -25,11 +24,10 @@ use crate::{
     enrol::{
         ask::{self, AskError, Asked, Outcome},
         nonce,
-        opened::Opened,
         proof::Method,
         request::Request,
     },
-    keyed::{Keyed, network},
+    keyed::network,
 };
 
 /// Largest body of a machine, bytes.
@@ -40,34 +38,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(250);
 /// After this many seconds a machine that waits for a person asks again.
 const AGAIN_S: u64 = 15;
-
-/// How hosts enrol, with its limits.
-pub(super) struct Enrolling {
-    opened: Opened,
-    /// Of one network: a whole site may start at once.
-    networks: Keyed<IpAddr>,
-    /// Of all.
-    all: Keyed<()>,
-}
-
-impl Enrolling {
-    pub(super) fn new(opened: Opened) -> Self {
-        let quota = |second: u32, burst: u32| {
-            let number = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
-            Quota::per_second(number(second)).allow_burst(number(burst))
-        };
-        Self { opened, networks: Keyed::new(quota(10, 300)), all: Keyed::new(quota(100, 2000)) }
-    }
-
-    /// One call from this address.
-    fn call(&self, from: IpAddr) -> Result<(), Failure> {
-        let checked = self.networks.check(&network(from)).and_then(|()| self.all.check(&()));
-        checked.map_err(|wait| {
-            Failure::new(Word::TooMany, "too many machines enrol at once")
-                .retry_after(wait.as_secs().saturating_add(1))
-        })
-    }
-}
 
 /// Bodies of machines are small.
 pub(super) fn limit() -> DefaultBodyLimit {
@@ -107,7 +77,7 @@ pub(super) async fn enrol(
     })?;
     let asked = Asked { method, proof, host, nonce };
     let now_ms = clock::now_ms();
-    let opened = &enrolling.opened;
+    let opened = enrolling.opened();
     let outcome = match ask::ask(state.store(), opened, &request, &asked, now_ms).await {
         Ok(outcome) => outcome,
         Err(error) => return Err(refusal(&state, &call, &asked, error, now_ms).await),

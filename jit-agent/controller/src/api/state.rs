@@ -4,7 +4,7 @@ use std::{ops::Deref, sync::Arc};
 
 use super::{
     deliver::WebhookKey,
-    enrol::Enrolling,
+    enrolling::Enrolling,
     limits::Limits,
     problem::{Failure, Word},
     settings::Settings,

@@ -182,7 +182,10 @@ async fn of_many_machines_at_once_one_becomes_the_host(database: Database) {
             (Decision::Wait(why), Some(one)) => {
                 assert!(one.state == EnrolmentState::Waiting && one.why == why && !why.is_empty());
             }
-            (Decision::Refuse(why), None) => assert!(why.contains("wait for a person"), "{why}"),
+            // Too many wait, or the same name in other letters.
+            (Decision::Refuse(why), None) => {
+                assert!(why.contains("wait for a person") || why.contains("is called"), "{why}")
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -53,7 +53,7 @@ impl Controller {
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12]);
+            .with_protocol_versions(&[&rustls::version::TLS13]);
         let config = config.map_err(|error| error.to_string())?;
         let mut tls = config.with_root_certificates(roots).with_no_client_auth();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -32,9 +32,9 @@ Examples:
     jitctl enrolments token list
     jitctl enrolments token withdraw 01KPEXAMP1E000000000000001
 
-A host enrols once. Who comes second, with the same id or from the same machine, waits here: it may
-be a machine that was installed anew, or somebody who wants to be this host. Compare CSR with what
-the machine shows before you accept it: it takes the place of the one before.";
+A host enrols once. Who comes second, with the same id or from the same machine, waits here: it
+may be a machine that was installed anew, or somebody who wants to be this host. Compare CSR with
+what the machine shows before you accept it: it takes the place of the one before.";
 
 /// Arguments of `enrolments`.
 #[derive(Args, Debug)]

@@ -34,14 +34,15 @@ const EXAMPLES: &str = "\
 Examples:
     jitctl revocations make --every-host --all --reason \"stolen laptop\"
     jitctl revocations make --group web --requester ana@example.org --reason \"left us\" --cut
-    jitctl revocations make --host web-1 --grant 01KPEXAMP1E000000000000001 --reason done --preview
+    jitctl revocations make --host web-1 --grant 01KPEXAMP1E000000000000001 --reason end --preview
     jitctl revocations
     jitctl revocations show 01KPEXAMP1E000000000000002
 
-It ends what was granted until now; what is approved later lives. Hosts that are connected get it at once,
-the others as soon as they come. One request alone: jitctl revoke --request ID.
+It ends what was granted until now; what is approved later lives. Hosts that are connected get it
+at once, the others as soon as they come. One request alone: jitctl revoke --request ID.
 
-Exit codes of show: 0 every host has carried it out; 1 hosts have not answered yet; 77 a host refuses it";
+Exit codes of show: 0 every host has carried it out; 1 hosts have not answered yet; 77 a host
+refuses it";
 
 /// Arguments of `revocations`.
 #[derive(Args, Debug)]

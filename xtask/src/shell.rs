@@ -5,7 +5,10 @@ use std::{
     io::{self, BufRead as _, BufReader, IsTerminal as _, PipeReader},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        LazyLock,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -217,11 +220,16 @@ pub(crate) fn stream(command: &mut Command, mut each: impl FnMut(&str)) -> Resul
     Ok(child.wait().with_context(|| format!("waiting for `{shown}`"))?.success())
 }
 
-/// Prints a heading.
+/// Prints a heading, and how many seconds after the first one it comes.
 pub(crate) fn heading(text: &str) {
+    static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let after = match FIRST.elapsed().as_secs() {
+        0 => String::new(),
+        seconds => format!(" (after {seconds} s)"),
+    };
     let plain = std::env::var_os("NO_COLOR").is_some() || !io::stdout().is_terminal();
     let (bold, normal) = if plain { ("", "") } else { ("\x1b[1m", "\x1b[0m") };
-    println!("\n{bold}== {text} =={normal}");
+    println!("\n{bold}== {text} =={normal}{after}");
 }
 
 /// Sends a program's output and errors into one pipe, in the order in which they are written.

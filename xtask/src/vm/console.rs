@@ -1,9 +1,12 @@
 //! The lines that the machine's first process (`init.sh`) prints for the host on the serial
 //! console. The kernel and other programs print there, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::test_output::Tally;
+
+/// Number of lines of its output that a failed check shows.
+const SHOWN: usize = 60;
 
 /// Such a line begins with this. The unfinished line of another program may be in front of it.
 const MARK: &str = "@vm ";
@@ -72,6 +75,8 @@ pub(super) struct Ended {
     pub(super) centiseconds: u64,
     /// Results of its tests.
     pub(super) tests: Tally,
+    /// The last lines of what was printed while it ran.
+    pub(super) output: VecDeque<String>,
 }
 
 /// Everything that the console has reported so far.
@@ -90,6 +95,7 @@ pub(super) struct Reported {
     /// Whether the machine has run all checks.
     pub(super) done: bool,
     tests: Tally,
+    output: VecDeque<String>,
 }
 
 impl Reported {
@@ -97,19 +103,25 @@ impl Reported {
     pub(super) fn read(&mut self, line: &str) {
         let Some(said) = Line::read(line) else {
             self.tests.read(line);
+            if self.output.len() == SHOWN {
+                self.output.pop_front();
+            }
+            self.output.push_back(line.to_owned());
             return;
         };
         match said {
             Line::Kernel(release) => self.release = Some(release),
             Line::Begin(check) => {
                 self.tests = Tally::default();
+                self.output.clear();
                 self.running = Some(check);
             }
             Line::End { check, code, centiseconds } => {
                 self.running = None;
                 let tests = std::mem::take(&mut self.tests);
+                let output = std::mem::take(&mut self.output);
                 self.order.push(check.clone());
-                self.checks.insert(check, Ended { code, centiseconds, tests });
+                self.checks.insert(check, Ended { code, centiseconds, tests, output });
             }
             Line::Feature { name, there, detail } => {
                 self.features.insert(name, (there, detail));
@@ -178,6 +190,7 @@ mod tests {
         let two = reported.checks.get("two").unwrap();
         assert_eq!((two.code, two.tests.passed, two.tests.failed), (101, 2, 1));
         assert_eq!(two.tests.failures, ["b"]);
+        assert_eq!(two.output.front().map(String::as_str), Some("test b ... FAILED"));
         assert_eq!((reported.running.as_deref(), reported.done), (Some("three"), false));
     }
 }

@@ -1,6 +1,7 @@
 //! Runs one virtual machine until it turns off or its time is up, and reads its console.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
@@ -35,7 +36,7 @@ pub(super) struct Run {
     /// Why the run failed although no check may have: a time-out or a panic.
     pub(super) wrong: Option<String>,
     /// The last lines of the console.
-    pub(super) tail: Vec<String>,
+    pub(super) tail: VecDeque<String>,
 }
 
 /// Boots a kernel with an initramfs, and reads its console until the machine is off. `progress` is
@@ -61,7 +62,7 @@ pub(super) fn run(
         }
     });
     let mut reported = Reported::default();
-    let mut tail = std::collections::VecDeque::with_capacity(TAIL);
+    let mut tail = VecDeque::with_capacity(TAIL);
     let mut wrong = None;
     loop {
         let left = limit.saturating_sub(started.elapsed());
@@ -87,7 +88,7 @@ pub(super) fn run(
         let during = reported.running.clone().unwrap_or_else(|| "booting".to_owned());
         wrong = Some(format!("the machine ended before its last check, during: {during}"));
     }
-    Ok(Run { reported, took: started.elapsed(), wrong, tail: tail.into() })
+    Ok(Run { reported, took: started.elapsed(), wrong, tail })
 }
 
 /// The emulator. Drop kills it.

@@ -216,8 +216,13 @@ fn boot(
     };
     let wrong = machine.wrong();
     if !wrong.is_empty() {
-        let mut text = format!("{label:>6}  the end of its console:\n");
-        run.tail.iter().for_each(|line| text += &format!("        | {line}\n"));
+        let mut text = String::new();
+        let broke_off = machine.broke_off.is_some();
+        let console = broke_off.then_some(("the end of its console", &run.tail));
+        for (name, lines) in machine.failed().chain(console) {
+            text += &format!("{label:>6}  {name}:\n");
+            lines.iter().for_each(|line| text += &format!("        | {line}\n"));
+        }
         wrong.iter().for_each(|what| text += &format!("{label:>6}  ✗ {what}\n"));
         progress.say(&bar, text.trim_end());
     }

@@ -1,7 +1,7 @@
 //! Results of all machines: the failures on each kernel, the table of all kernels, and the same as
 //! JSON.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -58,6 +58,12 @@ impl Machine {
         wrong
     }
 
+    /// What each failed check printed, after its name.
+    pub(super) fn failed(&self) -> impl Iterator<Item = (&str, &VecDeque<String>)> {
+        let checks = self.reported.checks.iter().filter(|(_, ended)| failure(ended).is_some());
+        checks.map(|(name, ended)| (name.as_str(), &ended.output))
+    }
+
     /// Results of its tests. The name of the kernel is part of each test's name.
     pub(super) fn tests(&self) -> Tally {
         let mut total = Tally::default();
@@ -77,7 +83,7 @@ impl Machine {
             (feature.name.to_owned(), value)
         });
         let checks = self.reported.checks.iter().map(|(name, ended)| {
-            let Ended { code, centiseconds, tests } = ended;
+            let Ended { code, centiseconds, tests, output: _ } = ended;
             let value = json!({
                 "ok": failure(ended).is_none(),
                 "code": code,
@@ -263,6 +269,10 @@ mod tests {
             assert_eq!(wrong.len(), 1, "{wrong:?}");
             assert!(wrong.iter().all(|text| text.contains(why)), "{wrong:?}");
         }
+        let lines = [begin, "test a ... FAILED", ended, "@vm end load 101 9", "@vm begin more"];
+        let machine = run("7.2.13-1", &features(true), &lines);
+        let printed: Vec<_> = machine.failed().collect();
+        assert!(matches!(printed[..], [("load", output)] if output[0] == "test a ... FAILED"));
         let broken = run("7.2.13-1", &features(true), &[begin]).wrong();
         assert_eq!(broken, ["broke off", "load: did not end"]);
     }

@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jit_client::controller::{call::Call, types::RequestView};
+use jit_client::controller::{
+    call::Call,
+    types::{RequestView, RevocationInput, RevocationView, RevokedWhat},
+};
 use jit_tests::{
     controller::{
         Stage,
@@ -56,11 +59,13 @@ fn fleet(count: usize) {
     let stage = Stage::new(None);
     let ana = stage.person("ana", "ana@example.org", &["developers"], &["read", "request"]);
     thread::sleep(size(Duration::from_secs(3), Duration::from_millis(100)));
+    let max = stage.person("max", "max@example.org", &["sre"], &["read", "request"]);
     let empty = memory(&[stage.pid()]).total;
     let mut site = Site::new(stage, count);
     connect(&site, count, empty);
     steady(&site, &ana, count);
     all(&site, &ana, count);
+    everything(&site, &ana, &max, count);
     killed(&mut site, &ana, count);
 }
 
@@ -148,6 +153,42 @@ fn all(site: &Site, ana: &Person, count: usize) {
     let seconds = |times: Vec<Duration>| times.iter().map(Duration::as_secs_f64).collect();
     report(&table(count), "the first grant is signed, to open on all", SECONDS, seconds(opened));
     report(&table(count), "the call that ends it, to closed on all", SECONDS, seconds(closed));
+}
+
+/// One signed revocation ends everything on every host.
+fn everything(site: &Site, ana: &Person, max: &Person, count: usize) {
+    let order = RevocationInput {
+        every_host: true,
+        what: RevokedWhat { all: true, ..RevokedWhat::default() },
+        reason: "stolen key".into(),
+        ..RevocationInput::default()
+    };
+    let order = Call::post(["revocations"]).json(&order);
+    let mut closed = Vec::new();
+    for round in 0..size(3, 1) {
+        let view = ask_all(site, ana, &source(100 + round));
+        site.board.until("open", PATIENCE, |board| board.count() >= count);
+        settle(ana, &view.id, |view| view.counts.open, count);
+        site.board.take();
+        let began = now_us();
+        let made: RevocationView = max.get(&order);
+        println!("the call that ends everything: {:?}", since(began, now_us()));
+        site.board.until("closed", PATIENCE, |board| board.count() >= count);
+        let answers = site.board.take();
+        let who: BTreeSet<_> = answers.iter().map(|answer| answer.agent).collect();
+        let once = answers.iter().all(|answer| answer.kind == Kind::Closed);
+        assert!(once && who.len() == count, "each hears it, and has it once");
+        closed.push(since(began, answers.iter().map(|answer| answer.at_us).max().unwrap()));
+        let heard = Call::get(["revocations", &made.id]);
+        let began = Instant::now();
+        while max.get::<RevocationView>(&heard).delivered < u64::try_from(count).unwrap() {
+            assert!(began.elapsed() < PATIENCE, "{:#?}", max.get::<RevocationView>(&heard));
+            thread::sleep(Duration::from_millis(500));
+        }
+    }
+    let seconds = closed.iter().map(Duration::as_secs_f64).collect();
+    let row = "the call that revokes everything, to closed on all";
+    report(&table(count), row, SECONDS, seconds);
 }
 
 /// The controller is killed while it delivers to all, and started again.

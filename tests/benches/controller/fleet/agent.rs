@@ -9,12 +9,17 @@ use std::{
 
 use jit_agent::{
     config::Config,
-    rules::{grant, ledger::Ledger, refusal::Refused},
+    rules::{
+        grant,
+        ledger::{Floor, Ledger},
+        refusal::Refused,
+        revocation,
+    },
     system::sys,
 };
 use jit_proto::{
     GrantId,
-    v1::{self, event::What, jit_agent_server as server},
+    v1::{self, event, jit_agent_server as server, revoke_request::What},
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tonic::{Request, Response, Status, codegen::tokio_stream::Stream};
@@ -92,6 +97,29 @@ impl Agent {
         Ok(ended)
     }
 
+    /// Ends all that a signed revocation is about.
+    fn close(&self, envelope: &v1::Envelope) -> Result<usize, Status> {
+        let wrong = |refused: Refused| {
+            self.board.refused(&format!("{}: {}", refused.refusal.word(), refused.detail));
+            Status::permission_denied(refused.to_string())
+        };
+        let now = sys::now();
+        let keyring = &self.trust.keyring;
+        let order = revocation::verify(envelope, keyring, &self.id).map_err(wrong)?;
+        order.check_keys(keyring, now).map_err(wrong)?;
+        let held: Vec<_> = {
+            let mut state = self.state();
+            state.ledger.raise_floor(Floor { requester: None, at: order.floor(now) });
+            let live =
+                state.ledger.grants().filter(|held| !state.ledger.has_ended(held.grant.id()));
+            live.map(|held| held.grant.id()).collect()
+        };
+        for id in &held {
+            self.end(*id)?;
+        }
+        Ok(held.len())
+    }
+
     fn grants(&self) -> Vec<v1::GrantState> {
         let state = self.state();
         let held = state.ledger.grants().map(|held| v1::GrantState {
@@ -110,7 +138,7 @@ impl State {
         let event = v1::GrantEvent { kind: kind.into(), grant_id, ..Default::default() };
         let event = v1::Event {
             cursor: "bench-1".into(),
-            what: Some(What::Grant(event)),
+            what: Some(event::What::Grant(event)),
             ..Default::default()
         };
         // Nobody may read any more.
@@ -186,12 +214,17 @@ macro_rules! service {
                 &self,
                 request: Request<v1::RevokeRequest>,
             ) -> Result<Response<v1::RevokeResponse>, Status> {
-                let Some(v1::revoke_request::What::GrantId(id)) = request.into_inner().what else {
-                    return Err(Status::unimplemented("one grant at a time here"));
+                let ended = match request.into_inner().what {
+                    Some(What::GrantId(id)) => {
+                        let id = GrantId::from_bytes(&id);
+                        usize::from(self.0.end(id.ok_or(Status::invalid_argument("no id"))?)?)
+                    }
+                    Some(What::Signed(envelope)) => self.0.close(&envelope)?,
+                    _ => return Err(Status::unimplemented("a grant, or a signed revocation")),
                 };
-                let id = GrantId::from_bytes(&id).ok_or(Status::invalid_argument("no id"))?;
-                let ended = u32::from(self.0.end(id)?);
-                Ok(Response::new(v1::RevokeResponse { revoked: ended, ..Default::default() }))
+                let revoked = u32::try_from(ended).unwrap_or(u32::MAX);
+                let reason = "ok".to_owned();
+                Ok(Response::new(v1::RevokeResponse { revoked, reason, ..Default::default() }))
             }
 
             async fn list(

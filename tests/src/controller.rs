@@ -24,6 +24,7 @@ use self::{
     people::Person,
 };
 use crate::{
+    agent::{PATIENCE, SLOW},
     netns::Namespace,
     process::{assert_end, child_numbers, children},
     programs::binary,
@@ -251,14 +252,19 @@ impl Stage {
         }
     }
 
-    /// Whether the client opens a connection to a port of a host.
+    /// Whether the client opens a connection to a port of a host at this moment.
     pub fn client_opens(&self, number: usize, port: u16) -> bool {
-        self.host(number).opens_from(&self.client, port)
+        self.host(number).opens_from(&self.client, port, PATIENCE)
     }
 
-    /// Whether the stranger opens a connection to a port of a host.
+    /// Whether the stranger opens a connection to a port of a host at this moment.
     pub fn stranger_opens(&self, number: usize, port: u16) -> bool {
-        self.host(number).opens_from(&self.stranger, port)
+        self.host(number).opens_from(&self.stranger, port, PATIENCE)
+    }
+
+    /// [`Stage::client_opens`], on a machine that may be slow: for what must be open.
+    pub fn client_gets_in(&self, number: usize, port: u16) -> bool {
+        self.host(number).opens_from(&self.client, port, SLOW)
     }
 
     /// `jitctl` on a machine, with this person's login.

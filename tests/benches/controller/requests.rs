@@ -66,7 +66,7 @@ pub(crate) fn many_hosts() {
         let view: RequestView = ana.get(&ask(&hosts, CLIENT));
         opened.push(millis(began.elapsed()));
         assert_eq!((view.state.as_str(), view.counts.open), ("open", answers), "{view:#?}");
-        assert!(stage.client_opens(count - 1, 22), "an open port is open");
+        assert!(stage.client_gets_in(count - 1, 22), "an open port is open");
         let began = Instant::now();
         let mut view: RequestView = ana.get(&revocation(&view.id));
         while view.counts.closed < answers {

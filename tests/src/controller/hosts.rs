@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{CONTROLLER, START, said};
 use crate::{
-    agent::{PATIENCE, greet, new_pins, opens, remove_pins},
+    agent::{greet, new_pins, opens, remove_pins},
     netns::Namespace,
     process::{assert_end, children},
     programs::binary,
@@ -178,9 +178,9 @@ pins = "{pins}"
         assert_end(&below, START);
     }
 
-    /// Whether a connection from there to a port of it opens.
-    pub fn opens_from(&self, there: &Namespace, port: u16) -> bool {
-        there.run(|| opens(self.at(port), PATIENCE))
+    /// Whether a connection from there to a port of it opens within a time.
+    pub fn opens_from(&self, there: &Namespace, port: u16, within: Duration) -> bool {
+        there.run(|| opens(self.at(port), within))
     }
 
     /// The lines of JSON that a command of its agent's program prints.

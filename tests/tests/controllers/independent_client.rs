@@ -35,7 +35,7 @@ fn a_grant_signed_and_pushed_by_python_opens() {
     for (key, family) in [("signer.key", 0), ("p256.key", 1)] {
         let said = push(&controlled, key, CLIENT[family], &[]).good();
         assert!(said.starts_with("ok "), "{said}");
-        assert!(site.client_opens(family, 22), "{key}\n{}", site.log());
+        assert!(site.client_gets_in(family, 22), "{key}\n{}", site.log());
         assert!(!site.stranger_opens(family, 22), "{key}");
     }
 }
@@ -51,7 +51,7 @@ fn a_byte_changed_after_signing_is_refused_by_its_word() {
     controlled.site.assert_closed_to_all();
     // The same grant without the flip is good.
     push(&controlled, "signer.key", CLIENT[0], &[]).good();
-    assert!(controlled.site.client_opens(0, 22));
+    assert!(controlled.site.client_gets_in(0, 22));
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn the_pages_openssl_commands_sign_grants_that_open() {
         };
         fs::write(site.path("envelope"), envelope.encode_to_vec()).unwrap();
         controlled.jitctl("push envelope").good();
-        assert!(site.client_opens(family, 22), "{algorithm}\n{}", site.log());
+        assert!(site.client_gets_in(family, 22), "{algorithm}\n{}", site.log());
         assert!(!site.stranger_opens(family, 22), "{algorithm}: {}", STRANGER[family]);
     }
 }
@@ -107,7 +107,7 @@ fn a_revocation_signed_by_python_closes_whatever_the_controller_may() {
     assert_eq!(revoke(HOST, &["--requester", "ana@example.org"]).good(), "ok 1\n");
     site.assert_closed_to_all();
     push(&controlled, "signer.key", CLIENT[0], &[]).good();
-    assert!(site.client_opens(0, 22), "signed after it");
+    assert!(site.client_gets_in(0, 22), "signed after it");
     assert_eq!(revoke(HOST, &[]).good(), "ok 1\n");
     site.assert_closed_to_all();
 }

@@ -90,7 +90,7 @@ fn a_host_that_asks_for_two_opens_by_the_controllers_key_and_a_passkey_and_by_ne
     assert!(inspected.contains("good, by a passkey of ana"), "{inspected}");
 
     site.push(envelope.clone()).unwrap();
-    assert!(site.client_opens(0, 22), "{}", site.log());
+    assert!(site.client_gets_in(0, 22), "{}", site.log());
     assert!(!site.stranger_opens(0, 22));
     let approvers = |site: &Site| site.status().0["grants"][0]["signers"].clone();
     assert_eq!(approvers(&site), serde_json::json!(["test", "ana"]));
@@ -98,7 +98,7 @@ fn a_host_that_asks_for_two_opens_by_the_controllers_key_and_a_passkey_and_by_ne
     // What is stored is verified again at a start.
     site.end(Signal::KILL);
     site.start();
-    assert!(site.client_opens(0, 22), "{}", site.log());
+    assert!(site.client_gets_in(0, 22), "{}", site.log());
     assert_eq!(approvers(&site), serde_json::json!(["test", "ana"]));
     let audit = fs::read_to_string(site.path("state/audit/audit.jsonl")).unwrap();
     let admitted = audit.lines().find(|line| line.contains("grant_admitted")).unwrap();

@@ -237,7 +237,7 @@ fn a_diff_names_who_is_affected_and_strict_revokes() {
     let [v4, v6] = CLIENT;
     let grant = format!("--host {HOST} --source {v4} {v6} --port 2222 --why test --for 60s");
     controlled.jitctl(&format!("grant --signing-key signer.key {grant}")).good();
-    assert!(site.client_opens(0, 2222));
+    assert!(site.client_gets_in(0, 2222));
     fs::write(
         site.path("policy.toml"),
         POLICY.replacen("[\"0.0.0.0/0\", \"::/0\"]", "[\"192.0.2.0/24\"]", 1),
@@ -247,9 +247,9 @@ fn a_diff_names_who_is_affected_and_strict_revokes() {
     for line in ["closed   22/tcp", "changed  2222/tcp: sources", "would be refused: source_not"] {
         assert!(said.contains(line), "{line} is not in: {said}");
     }
-    assert!(is_open(&controlled) && site.client_opens(0, 2222), "the diff has changed nothing");
+    assert!(is_open(&controlled) && site.client_gets_in(0, 2222), "the diff has changed nothing");
     assert_eq!(push(&controlled, "--confirm")["revoked"], 0);
-    assert!(site.client_opens(0, 2222), "live grants stay until their end");
+    assert!(site.client_gets_in(0, 2222), "live grants stay until their end");
     fs::write(site.path("policy.toml"), POLICY).unwrap();
     push(&controlled, "");
     fs::write(
@@ -389,12 +389,12 @@ fn a_signing_key_is_exchanged_without_a_restart() {
     grant("signer.key", v6, &format!("--from {soon}")).good();
     let pid = site.pid();
     edit(&controlled, |text| text.replace("signer.pub.pem", "next.pub.pem"));
-    assert!(site.client_opens(0, 22), "an accepted grant stays");
+    assert!(site.client_gets_in(0, 22), "an accepted grant stays");
     grant("signer.key", v4, "").fails(77, "refused: unknown_key: ");
     let left = 5_500 - (jit_agent::system::sys::now().wall.0 - (soon.0 - 5_000));
     thread::sleep(Duration::from_millis(u64::try_from(left.max(0)).unwrap()));
     assert!(!site.client_opens(1, 22), "a grant that had not begun does not open");
     grant("next.key", v6, "").good();
-    assert!(site.client_opens(1, 22));
+    assert!(site.client_gets_in(1, 22));
     assert_eq!(site.pid(), pid);
 }

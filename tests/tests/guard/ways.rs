@@ -65,7 +65,7 @@ fn an_interface_without_a_gate_is_closed_by_the_guard_alone() {
         assert!(status["dropped"]["by_socket_guard"].as_u64().unwrap() >= 1, "{status:#}");
         assert!(status["dropped"]["by_port"]["22/tcp"]["denied"].as_u64().unwrap() >= 2);
         site.admit(&STRANGER, LONG);
-        assert!(site.stranger_opens(family, 22));
+        assert!(site.stranger_gets_in(family, 22));
         assert_eq!(site.status().0["grants"][0]["hits"], 1, "counted, though no program saw it");
         assert!(!site.client_opens(family, 22));
         site.revoke_all();
@@ -101,7 +101,7 @@ fn a_port_redirect_to_a_protected_port_is_closed_by_the_guard() {
         }
         if guard {
             site.admit(&STRANGER, LONG);
-            assert!(site.stranger_opens(0, 2222) && site.stranger_opens(1, 2222));
+            assert!(site.stranger_gets_in(0, 2222) && site.stranger_gets_in(1, 2222));
             assert!(!site.client_opens(0, 2222), "a grant opens its source alone");
         }
     }
@@ -260,7 +260,7 @@ fn the_guard_of_an_observing_gate_lets_everybody_in_and_counts() {
     site.write_config(&config.replace("[gate]", "[gate]\nmode = \"observe\""));
     site.start();
     for family in [0, 1] {
-        assert!(site.stranger_opens(family, 22) && site.client_opens(family, 22));
+        assert!(site.stranger_gets_in(family, 22) && site.client_gets_in(family, 22));
     }
     let (status, code) = site.status();
     assert_eq!((status["state"].as_str(), code), (Some("not_enforcing"), 2), "{status:#}");
@@ -271,6 +271,6 @@ fn the_guard_of_an_observing_gate_lets_everybody_in_and_counts() {
 fn the_guard_leaves_an_unprotected_port_alone() {
     let site = ungated(true);
     site.serve(80);
-    assert!(site.stranger_opens(0, 80) && site.stranger_opens(1, 80));
+    assert!(site.stranger_gets_in(0, 80) && site.stranger_gets_in(1, 80));
     assert_eq!(site.status().0["dropped"]["by_socket_guard"], 0);
 }

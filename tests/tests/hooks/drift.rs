@@ -178,7 +178,7 @@ fn removed_pins_come_back_with_the_same_tables() {
         site.assert_open_to_the_client_alone();
         site.end(Signal::TERM);
         assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0));
-        assert!(site.stranger_opens(0, 22), "no gate is left without a pin");
+        assert!(site.stranger_gets_in(0, 22), "no gate is left without a pin");
     }
 }
 

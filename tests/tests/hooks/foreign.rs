@@ -122,5 +122,5 @@ fn other_classifiers_stay_where_they_are() {
     assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0));
     let shown = classifiers(&site.host, "s0");
     assert!(shown.contains("u32") && !shown.contains("jit-agent"), "only ours is gone: {shown}");
-    assert!(site.stranger_opens(0, 22));
+    assert!(site.stranger_gets_in(0, 22));
 }

@@ -45,7 +45,7 @@ fn frames_of_nine_thousand_bytes_are_gated_by_the_best_hook_that_takes_them() {
     site.client.ip(&["link", "set", "p0", "mtu", "9000"]);
     let config = site.base("[\"*\"]", "auto");
     site.write_config(&config.replace("[gate]", "[gate]\nsocket_guard = false"));
-    assert!(site.client_opens(0, 22) && site.client_opens(1, 22), "open without a gate");
+    assert!(site.client_gets_in(0, 22) && site.client_gets_in(1, 22), "open without a gate");
     site.start();
     let lacks = kernel_lacks(FRAGS);
     let state = interface(&site, "c0");
@@ -84,5 +84,5 @@ fn a_kernel_without_xdp_links_is_refused_in_a_clear_sentence_and_nothing_is_atta
         "{said}"
     );
     assert!(said.contains("nothing is attached; update the kernel"), "{said}");
-    assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22), "no port is closed");
+    assert!(site.client_gets_in(0, 22) && site.stranger_gets_in(1, 22), "no port is closed");
 }

@@ -63,7 +63,7 @@ pub(crate) fn holds_by(hook: &str, reported: &str) {
     site.assert_closed_to_all();
     site.admit(&CLIENT, LONG);
     site.assert_open_to_the_client_alone();
-    assert!(site.stranger_opens(0, 80) && site.stranger_opens(1, 80), "unprotected port");
+    assert!(site.stranger_gets_in(0, 80) && site.stranger_gets_in(1, 80), "unprotected port");
     site.end(Signal::KILL);
     site.assert_open_to_the_client_alone();
     assert_eq!(interface(&site, "s0")["hook"], reported, "read from the kernel");
@@ -79,7 +79,7 @@ pub(crate) fn holds_by(hook: &str, reported: &str) {
     let output = site.run(&["detach", "--yes"]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains("gone from 2 interfaces"), "{said}");
-    assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22));
+    assert!(site.client_gets_in(0, 22) && site.stranger_gets_in(1, 22));
     assert!(site.holds_no_pins());
 }
 

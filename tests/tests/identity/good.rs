@@ -135,12 +135,12 @@ fn root_lets_somebody_in_while_the_id_is_not_known_and_it_stays_when_it_is() {
         "no id",
     ]);
     assert!(opened.status.success(), "{}", String::from_utf8_lossy(&opened.stderr));
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     let _service = Service::at(&site, LINK_LOCAL, ec2);
     wait_for_id(&site, EC2_ID);
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     site.end(Signal::TERM);
     site.start();
-    assert!(site.client_opens(0, 22), "{}", site.log());
+    assert!(site.client_gets_in(0, 22), "{}", site.log());
     assert!(!site.stranger_opens(0, 22));
 }

@@ -76,7 +76,7 @@ fn what_happened_is_in_the_audit_until_the_gate_is_detached() {
     foreign.hosts = vec!["another".into()];
     site.push(site.sign(&foreign)).unwrap_err();
     let long = site.admit(&CLIENT, LONG);
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     let short = site.admit(&[STRANGER[0]], Duration::from_secs(1));
     wait_for(|| shown(&site, &["--code", "G005"]).len() == 1);
     assert_eq!(site.revoke_all(), 1);
@@ -232,7 +232,7 @@ fn on_a_full_disk_nothing_new_opens_and_everything_closes() {
     });
     disk.make_room();
     wait_for(|| site.push(site.envelope(&[STRANGER[0]], LONG)).is_ok());
-    assert!(site.stranger_opens(0, 22));
+    assert!(site.stranger_gets_in(0, 22));
     wait_for(|| site.status().1 == 0);
     site.end(Signal::TERM);
     assert_whole(&site);

@@ -36,7 +36,7 @@ fn open(site: &Site, lasts: &str) {
     let (code, text) = run(site, &arguments(CLIENT[0], "22/tcp", lasts, "controller gone"));
     assert_eq!(code, 0, "{text}");
     assert!(text.starts_with("BREAK GLASS: 22/tcp is open to 198.51.100.2 until "), "{text}");
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     assert!(!site.client_opens(1, 22) && !site.stranger_opens(0, 22));
 }
 
@@ -71,9 +71,9 @@ fn it_opens_loudly_and_survives_a_restart_and_is_closed_like_a_grant() {
     let record = records.iter().find(|record| record["code"] == "B001").unwrap();
     assert_eq!((&record["why"], &record["by"]), (&"controller gone".into(), &"local uid 0".into()));
     site.end(Signal::KILL);
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     site.start();
-    assert!(site.client_opens(0, 22), "{}", site.log());
+    assert!(site.client_gets_in(0, 22), "{}", site.log());
     assert!(soon(&site.status().0).contains("BREAK GLASS"));
     assert_eq!(run(&site, &["close", "--user", "root (break-glass)"]).0, 0);
     site.assert_closed_to_all();

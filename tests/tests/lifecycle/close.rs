@@ -74,7 +74,7 @@ fn a_prefix_closes_what_lies_inside_it_and_what_covers_it() {
     site.admit(&["198.51.100.0/24"], LONG);
     site.admit(&[STRANGER[0]], LONG);
     assert_eq!(close(&site, &["--source", "198.51.100.2/31"]).0, 0);
-    assert!(!site.client_opens(0, 22) && site.stranger_opens(0, 22));
+    assert!(!site.client_opens(0, 22) && site.stranger_gets_in(0, 22));
     assert_eq!(revoke(&site, &["--source", "203.0.113.0/28"]).0, 0);
     site.assert_closed_to_all();
 }
@@ -91,7 +91,7 @@ fn a_short_id_closes_the_only_grant_that_begins_with_it() {
         .collect();
     // Random ids: eight letters are enough.
     assert_eq!(close(&site, &["--grant", &ids[0][..8]]).0, 0);
-    assert!(!site.client_opens(0, 22) && site.stranger_opens(0, 22));
+    assert!(!site.client_opens(0, 22) && site.stranger_gets_in(0, 22));
     assert_eq!(revoke(&site, &["--id", &ids[1][..8].to_lowercase()]).0, 0);
     site.assert_closed_to_all();
     let (code, text) = close(&site, &["--grant", "ZZZZZZ"]);
@@ -107,7 +107,7 @@ fn a_user_and_everything_are_closed_and_an_exemption_is_named() {
     site.admit(&[CLIENT[0]], LONG);
     site.admit(&[STRANGER[0]], LONG);
     assert_eq!(close(&site, &["--user", "li@example.org"]).0, 1);
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     let (code, text) = close(&site, &["--user", "ana@example.org", "--json"]);
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &value["revoked"]), (0, &2.into()));
@@ -145,21 +145,21 @@ fn with_the_agent_dead_a_source_is_closed_at_once_and_for_good() {
     site.admit(&CLIENT, LONG);
     site.admit(&[STRANGER[0]], LONG);
     site.end(Signal::KILL);
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     let (code, text) = close(&site, &["--source", CLIENT[0]]);
     assert_eq!(code, 0, "{text}");
     assert!(text.starts_with("no agent answers; closed 1 entry of the kernel's"), "{text}");
-    assert!(!site.client_opens(0, 22) && site.stranger_opens(0, 22));
+    assert!(!site.client_opens(0, 22) && site.stranger_gets_in(0, 22));
     site.start();
     // The whole grant is revoked, its other source included.
     assert!(!site.client_opens(0, 22) && !site.client_opens(1, 22), "{}", site.log());
-    assert!(site.stranger_opens(0, 22));
+    assert!(site.stranger_gets_in(0, 22));
     let records = crate::audit::shown(&site, &[]);
     let revoked = records.iter().filter(|record| record["code"] == "G006").count();
     assert_eq!(revoked, 1, "{}", site.log());
     site.end(Signal::KILL);
     site.start();
-    assert!(!site.client_opens(0, 22) && site.stranger_opens(0, 22));
+    assert!(!site.client_opens(0, 22) && site.stranger_gets_in(0, 22));
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn with_the_agent_dead_a_user_and_an_id_are_found_in_the_audit() {
     let id = jit_proto::GrantId::from_bytes(&id).unwrap().to_string();
     site.end(Signal::KILL);
     assert_eq!(close(&site, &["--user", "li@example.org"]).0, 1);
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     let (code, text) = close(&site, &["--grant", &id[..8]]);
     assert_eq!(code, 0, "{text}");
     site.assert_closed_to_all();

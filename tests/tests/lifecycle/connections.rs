@@ -13,7 +13,7 @@ fn a_grant_opens_its_source_alone(hook: &str, reported: &str) {
     let mut site = Site::new();
     site.configure_gate("[\"*\"]", hook);
     site.serve(80);
-    assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22), "open without a gate");
+    assert!(site.client_gets_in(0, 22) && site.stranger_gets_in(1, 22), "open without a gate");
     site.start();
     let (status, code) = site.status();
     assert_eq!((status["state"].as_str(), code), (Some("enforcing"), 0), "{status:#}");
@@ -23,7 +23,7 @@ fn a_grant_opens_its_source_alone(hook: &str, reported: &str) {
     site.assert_closed_to_all();
     site.admit(&CLIENT, LONG);
     site.assert_open_to_the_client_alone();
-    assert!(site.stranger_opens(0, 80) && site.stranger_opens(1, 80), "unprotected port");
+    assert!(site.stranger_gets_in(0, 80) && site.stranger_gets_in(1, 80), "unprotected port");
     assert_eq!(site.revoke_all(), 1);
     site.assert_closed_to_all();
     let (status, _) = site.status();
@@ -132,7 +132,7 @@ fn observe_mode_counts_and_drops_nothing_and_says_so() {
     let config = site.base("[\"*\"]", "auto");
     site.write_config(&config.replace("[gate]", "[gate]\nmode = \"observe\""));
     site.start();
-    assert!(site.stranger_opens(0, 22) && site.stranger_opens(1, 22));
+    assert!(site.stranger_gets_in(0, 22) && site.stranger_gets_in(1, 22));
     let (status, code) = site.status();
     assert_eq!((status["state"].as_str(), code), (Some("not_enforcing"), 2));
     assert!(status["dropped"]["observed"].as_u64().unwrap() >= 2, "{status:#}");
@@ -146,7 +146,7 @@ fn one_port_may_observe_while_another_enforces() {
         "[[port]]\nport = 2222\nprotocol = \"tcp\"\nmode = \"observe\"\nsources = [\"0.0.0.0/0\"]\n",
     );
     site.start();
-    assert!(site.stranger_opens(0, 2222));
+    assert!(site.stranger_gets_in(0, 2222));
     assert!(!site.stranger_opens(0, 22));
 }
 
@@ -160,7 +160,7 @@ fn an_exempted_source_needs_no_grant() {
     );
     site.write_config(&config.replace("port = 22", &exempt));
     site.start();
-    assert!(site.stranger_opens(0, 22));
+    assert!(site.stranger_gets_in(0, 22));
     assert!(!site.stranger_opens(1, 22) && !site.client_opens(0, 22));
 }
 
@@ -170,7 +170,7 @@ fn a_prefix_covers_its_addresses_and_no_others() {
     site.start();
     site.admit(&["203.0.113.0/30", "2001:db8:2::/64"], LONG);
     for family in [0, 1] {
-        assert!(site.stranger_opens(family, 22));
+        assert!(site.stranger_gets_in(family, 22));
         assert!(!site.client_opens(family, 22));
     }
 }
@@ -184,7 +184,7 @@ fn every_connection_under_a_grant_is_counted_and_reported() {
     let granted = site
         .call(async |mut client| {
             let mut events = client.watch(watch).await?.into_inner();
-            assert!(site.client_opens(0, 22));
+            assert!(site.client_gets_in(0, 22));
             loop {
                 let next = tokio::time::timeout(Duration::from_secs(5), events.message());
                 let event = next.await.expect("an event within 5 s")?.expect("no end");
@@ -206,7 +206,9 @@ fn a_list_shows_the_connections_of_each_grant() {
     for source in ["203.0.113.250", CLIENT[0], "203.0.113.251", STRANGER[0]] {
         site.admit(&[source], LONG);
     }
-    assert!(site.client_opens(0, 22) && site.client_opens(0, 22) && site.stranger_opens(0, 22));
+    assert!(
+        site.client_gets_in(0, 22) && site.client_gets_in(0, 22) && site.stranger_gets_in(0, 22)
+    );
     let (status, _) = site.status();
     let hits = |source: &str| {
         let mut grants = status["grants"].as_array().unwrap().iter();
@@ -244,5 +246,5 @@ fn a_bad_grant_in_a_batch_does_not_delay_a_revocation() {
     assert_eq!((revoked, warning.contains("no grant ids")), (1, true), "{warning}");
     let reasons: Vec<_> = outcomes.iter().map(|outcome| outcome.reason.as_str()).collect();
     assert_eq!(reasons, ["bad_signature", "bad_type", "ok"]);
-    assert!(!site.client_opens(0, 22) && site.stranger_opens(0, 22));
+    assert!(!site.client_opens(0, 22) && site.stranger_gets_in(0, 22));
 }

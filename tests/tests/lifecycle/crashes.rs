@@ -79,7 +79,7 @@ fn an_agent_killed_at_a_system_call_of_an_admission_has_answered_truthfully() {
             assert!(!site.stranger_opens(0, 22), "{what}");
             // A client without an answer asks again.
             site.push(envelope).unwrap_or_else(|refused| panic!("{what}: {refused}"));
-            assert!(site.client_opens(0, 22), "{what}");
+            assert!(site.client_gets_in(0, 22), "{what}");
             site.revoke_all();
             site.end(Signal::TERM);
             *if answered { &mut good } else { &mut killed } += 1;

@@ -37,7 +37,9 @@ fn problems(status: &Value) -> Vec<String> {
 #[test]
 fn with_the_agent_dead_exemptions_are_reported_as_exemptions() {
     let site = killed();
-    assert!(site.stranger_opens(0, 22) && !site.stranger_opens(1, 22) && site.client_opens(0, 22));
+    assert!(
+        site.stranger_gets_in(0, 22) && !site.stranger_opens(1, 22) && site.client_gets_in(0, 22)
+    );
     let (status, code) = site.status();
     assert_eq!((code, problems(&status).len()), (1, 1), "{status:#}");
     assert_eq!(status["grants"].as_array().unwrap().len(), 1, "{status:#}");

@@ -157,7 +157,7 @@ fn without_any_configuration_it_fails_and_says_what_is_open() {
     for words in ["config.toml", "last good configuration", "every port is open"] {
         assert!(said.contains(words), "{words:?} is not in: {said}");
     }
-    assert!(site.stranger_opens(0, 22), "nothing is half-attached");
+    assert!(site.stranger_gets_in(0, 22), "nothing is half-attached");
 }
 
 /// The file that the package installs, as it is.
@@ -171,7 +171,7 @@ fn with_the_installed_configuration_both_start_and_nobody_is_shut_out() {
     let (code, said) = early(&site);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("in force, in observe mode: it drops nothing"), "{said}");
-    assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22));
+    assert!(site.client_gets_in(0, 22) && site.stranger_gets_in(1, 22));
     let output = site.run(&["check"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     site.spawn();
@@ -180,7 +180,7 @@ fn with_the_installed_configuration_both_start_and_nobody_is_shut_out() {
         assert!(Instant::now() < deadline, "{}", site.log());
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22));
+    assert!(site.client_gets_in(0, 22) && site.stranger_gets_in(1, 22));
     assert_eq!(site.status().1, 2, "it says that it enforces nothing");
     site.end(Signal::TERM);
 }

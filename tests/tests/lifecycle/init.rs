@@ -107,7 +107,7 @@ fn what_init_writes_serves_a_controller_and_shuts_nobody_out() {
     let text = fs::read_to_string(&config).unwrap();
     site.write_config(&format!("{text}\n[paths]{paths}"));
     site.start();
-    assert!(site.stranger_opens(0, 22) && site.client_opens(1, 22), "observe mode");
+    assert!(site.stranger_gets_in(0, 22) && site.client_gets_in(1, 22), "observe mode");
     let list = format!(
         "--agent {}:7443 --ca pki/ca.pem --cert pki/controller.pem --key pki/controller.key list",
         TO_CLIENT[0]
@@ -145,7 +145,7 @@ fn with_a_hub_what_init_writes_connects_to_it_and_listens_nowhere() {
     site.start();
     let mut agent = hub.agent(Duration::from_secs(20));
     assert_eq!(hub.run(agent.status()).unwrap().host, HOST);
-    assert!(site.stranger_opens(0, 22), "observe mode");
+    assert!(site.stranger_gets_in(0, 22), "observe mode");
 }
 
 #[test]

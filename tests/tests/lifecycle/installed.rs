@@ -163,7 +163,7 @@ fn run_as_the_unit_runs_it_detach_is_audited_and_the_service_starts_again() {
         assert_eq!((code, status["grants"].as_array().unwrap().len()), (1, 1), "{status:#}");
         let opened = said(&site.run(&["detach", "--yes"]), 0);
         assert!(opened.contains("2 interfaces") && !opened.contains("warning"), "{opened}");
-        assert!(site.stranger_opens(0, 22) && site.client_opens(1, 22));
+        assert!(site.stranger_gets_in(0, 22) && site.client_gets_in(1, 22));
         assert!(said(&site.run(&["detach", "--yes"]), 0).contains("nothing is pinned"));
         // With the owner and mode that systemd-tmpfiles gave.
         let pins = fs::metadata(site.pins()).unwrap();
@@ -192,7 +192,7 @@ fn check_names_files_that_the_service_may_not_read_and_it_does_not_start() {
     assert!(!text.contains("signer.pem") && !text.contains("is good"), "{text}");
     let started = site.host.run(|| installed.service().output().unwrap());
     assert!(said(&started, 78).contains("Permission denied"));
-    assert!(site.stranger_opens(0, 22), "nothing is half-attached");
+    assert!(site.stranger_gets_in(0, 22), "nothing is half-attached");
     // The service's user may also own the key.
     installed.install("config.toml", 0, 0o640);
     installed.install("pki/agent.key", USER, 0o600);
@@ -217,7 +217,7 @@ fn detach_by_root_follows_no_link_in_the_state_directory() {
     let opened = said(&site.run(&["detach", "--yes"]), 0);
     assert!(opened.contains("not in the audit") && opened.contains("audit.jsonl"), "{opened}");
     assert_eq!(fs::read_to_string(victim).unwrap(), "root's");
-    assert!(site.stranger_opens(0, 22), "the gate is open after detach");
+    assert!(site.stranger_gets_in(0, 22), "the gate is open after detach");
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn connections_that_the_kernel_could_not_report_are_in_the_audit() {
     // The settings of a gate that reports no connection.
     let mut settings: Array<MapData, Settings> = table(&site, map::SETTINGS).try_into().unwrap();
     settings.set(0, Settings::default(), 0).unwrap();
-    assert!(site.client_opens(0, 22) && site.client_opens(1, 22));
+    assert!(site.client_gets_in(0, 22) && site.client_gets_in(1, 22));
     assert_eq!(unreported(&counters), 2);
     for _ in 0..2 {
         site.start();
@@ -63,7 +63,7 @@ fn the_kernel_forgets_the_connections_of_grants_that_have_ended() {
     let mut site = Site::new();
     site.start();
     admit(&site, 3, LONG);
-    assert!(site.client_opens(0, 22) && site.client_opens(1, 22));
+    assert!(site.client_gets_in(0, 22) && site.client_gets_in(1, 22));
     assert_eq!(kept(&site).0, 2);
     // The agent saw the session that was closed in order.
     wait_until(|| kept(&site) == (2, 0));
@@ -72,7 +72,7 @@ fn the_kernel_forgets_the_connections_of_grants_that_have_ended() {
     assert!(!site.client_opens(0, 22));
     // One that ends while no agent is running.
     admit(&site, 1000, Duration::from_secs(2));
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     site.end(Signal::KILL);
     wait_until(|| !site.client_opens(0, 22));
     assert!(kept(&site).0 >= 1);
@@ -80,7 +80,7 @@ fn the_kernel_forgets_the_connections_of_grants_that_have_ended() {
     assert_eq!(kept(&site), (0, 0));
     // What is in force stays.
     admit(&site, 1, LONG);
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     site.end(Signal::KILL);
     site.start();
     assert_eq!(kept(&site).0, 1);

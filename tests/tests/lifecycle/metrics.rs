@@ -127,7 +127,7 @@ fn a_scrape_has_every_metric_that_page_dashboard_and_alerts_name_and_no_other() 
     scrape_with(&site, "jit_agent_state{state=\"enforcing\"} 1");
     scrape_with(&site, "jit_agent_uplink_connected 0");
     site.admit(&[CLIENT[0]], LONG);
-    assert!(site.client_opens(0, 22) && !site.stranger_opens(0, 22));
+    assert!(site.client_gets_in(0, 22) && !site.stranger_opens(0, 22));
     site.admit(&["192.0.2.77"], LONG);
     assert_eq!(site.revoke(What::Source(source("192.0.2.77")), false).revoked, 1);
     let other = site.grant(&[STRANGER[0]], LONG);
@@ -237,7 +237,7 @@ fn scrapers_that_hang_hold_up_neither_the_agent_nor_a_scrape() {
         })
         .collect();
     site.admit(&[CLIENT[0]], LONG);
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     // Those before it have had their time by then.
     scrape_with(&site, "jit_agent_grants{state=\"active\"} 1");
     for mut stream in hanging {
@@ -260,7 +260,7 @@ fn an_address_that_is_taken_is_a_fault_that_ends_by_itself() {
     let problems = status["problems"].to_string();
     assert!(code == 1 && problems.contains("cannot serve metrics on"), "{problems}");
     site.admit(&[CLIENT[0]], LONG);
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     drop(taken);
     scrape_with(&site, "jit_agent_state{state=\"enforcing\"} 1");
     assert_eq!(site.status().1, 0);

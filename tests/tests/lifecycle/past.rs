@@ -104,13 +104,15 @@ fn what_root_opens_past_a_dead_agent_is_the_agents_from_its_next_start_on() {
     site.admit(&[STRANGER[0]], LONG);
     site.end(Signal::KILL);
     let id = open(&site, CLIENT[0], "30m");
-    assert!(site.client_opens(0, 22) && !site.client_opens(1, 22) && site.stranger_opens(0, 22));
+    assert!(
+        site.client_gets_in(0, 22) && !site.client_opens(1, 22) && site.stranger_gets_in(0, 22)
+    );
     let (status, _) = site.status();
     let loud = status["soon"].to_string();
     assert!(loud.contains("BREAK GLASS: root opened 22/tcp to 198.51.100.2, 30 min"), "{loud}");
     assert_eq!(requesters(&site), ["ana@example.org", "root (break-glass)"]);
     site.start();
-    assert!(site.client_opens(0, 22), "{}", site.log());
+    assert!(site.client_gets_in(0, 22), "{}", site.log());
     assert_eq!(requesters(&site), ["ana@example.org", "root (break-glass)"]);
     wait_until(&site, "all is well", || site.status().1 == 0);
     let (status, _) = site.status();
@@ -128,13 +130,13 @@ fn what_root_opens_past_a_dead_agent_is_the_agents_from_its_next_start_on() {
     wait_until(&site, "its files go", || files(&site).is_empty());
     site.end(Signal::KILL);
     site.start();
-    assert!(site.client_opens(0, 22), "{}", site.log());
+    assert!(site.client_gets_in(0, 22), "{}", site.log());
     assert_eq!(said(&site.run(&["close", "--grant", &id])).0, 0);
-    assert!(!site.client_opens(0, 22) && site.stranger_opens(0, 22));
+    assert!(!site.client_opens(0, 22) && site.stranger_gets_in(0, 22));
     assert_eq!(with_code(&site, "B002").len(), 1);
     site.end(Signal::KILL);
     site.start();
-    assert!(!site.client_opens(0, 22) && site.stranger_opens(0, 22));
+    assert!(!site.client_opens(0, 22) && site.stranger_gets_in(0, 22));
     assert_eq!(with_code(&site, "B001").len(), 1);
 }
 
@@ -144,14 +146,14 @@ fn an_agent_that_hung_takes_it_over_and_gives_its_slot_to_nobody() {
     site.start();
     site.signal(Signal::STOP);
     let id = open(&site, CLIENT[0], "30m");
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     site.signal(Signal::CONT);
     for _ in 0..3 {
         site.admit(&[STRANGER[0]], LONG);
     }
     let deadline = Instant::now() + REVIEWED;
     while Instant::now() < deadline {
-        assert!(site.client_opens(0, 22), "{}", site.log());
+        assert!(site.client_gets_in(0, 22), "{}", site.log());
     }
     wait_until(&site, "all is well", || site.status().1 == 0);
     let (status, _) = site.status();
@@ -169,9 +171,9 @@ fn an_agent_that_hung_takes_it_over_and_gives_its_slot_to_nobody() {
     }
     site.end(Signal::KILL);
     site.start();
-    assert!(site.client_opens(0, 22), "{}", site.log());
+    assert!(site.client_gets_in(0, 22), "{}", site.log());
     assert_eq!(said(&site.run(&["close", "--grant", &id[..8]])).0, 0);
-    assert!(!site.client_opens(0, 22) && site.stranger_opens(0, 22));
+    assert!(!site.client_opens(0, 22) && site.stranger_gets_in(0, 22));
 }
 
 #[test]
@@ -179,7 +181,7 @@ fn the_kernel_ends_it_and_an_audit_that_was_not_there_has_it_afterwards() {
     let mut site = killed("");
     open(&site, CLIENT[0], "4s");
     let closed = open(&site, STRANGER[0], "30m");
-    assert!(site.client_opens(0, 22) && site.stranger_opens(0, 22));
+    assert!(site.client_gets_in(0, 22) && site.stranger_gets_in(0, 22));
     assert_eq!(said(&site.run(&["close", "--grant", &closed[..10]])).0, 0);
     assert!(!site.stranger_opens(0, 22));
     wait_until(&site, "it ends", || !site.client_opens(0, 22));
@@ -268,7 +270,7 @@ fn past_the_agent_it_opens_no_more_than_the_host_allows() {
     site.assert_closed_to_all();
     let (code, text) = break_glass(&site, CLIENT[0], "22/tcp", "10m");
     assert!(code == 0 && text.contains("last good configuration"), "{text}");
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     assert_eq!(break_glass(&site, CLIENT[1], "22/tcp", "10m").0, 0);
     assert_refused(&site, [STRANGER[0], "22/tcp", "1m"], 69, "capacity");
     assert_eq!(files(&site).len(), 4);
@@ -307,7 +309,7 @@ fn past_the_agent_nobody_but_root_opens() {
     chown(site.pins(), Some(0), Some(0)).unwrap();
     // Root opens in directories that are the service's user's.
     open(&site, CLIENT[0], "1m");
-    assert!(site.client_opens(0, 22) && files(&site).len() == 2);
+    assert!(site.client_gets_in(0, 22) && files(&site).len() == 2);
 }
 
 #[test]
@@ -322,7 +324,7 @@ fn two_at_once_both_open_past_a_dead_agent_and_past_one_that_hangs() {
                 assert_eq!(code, 0, "{text}");
             }
         });
-        assert!(site.client_opens(0, 22) && site.client_opens(1, 22));
+        assert!(site.client_gets_in(0, 22) && site.client_gets_in(1, 22));
     };
     site.signal(Signal::STOP);
     both(&site);
@@ -334,7 +336,7 @@ fn two_at_once_both_open_past_a_dead_agent_and_past_one_that_hangs() {
     both(&site);
     site.start();
     assert_eq!(requesters(&site), two, "{}", site.log());
-    assert!(site.client_opens(0, 22) && site.client_opens(1, 22));
+    assert!(site.client_gets_in(0, 22) && site.client_gets_in(1, 22));
 }
 
 #[test]
@@ -346,10 +348,10 @@ fn on_a_full_disk_an_opening_stays_open_and_is_stored_when_there_is_room() {
     disk.fill();
     let (code, text) = break_glass(&site, CLIENT[0], "22/tcp", "30m");
     assert!(code == 0 && text.contains("it is kept in"), "{code} {text}");
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     for _ in 0..2 {
         site.start();
-        assert!(site.client_opens(0, 22), "{}", site.log());
+        assert!(site.client_gets_in(0, 22), "{}", site.log());
         assert_eq!(requesters(&site), ["root (break-glass)"]);
         assert_eq!(files(&site).len(), 1, "the next start needs it");
         site.end(Signal::KILL);
@@ -359,7 +361,7 @@ fn on_a_full_disk_an_opening_stays_open_and_is_stored_when_there_is_room() {
     wait_until(&site, "its file goes", || files(&site).is_empty());
     site.end(Signal::KILL);
     site.start();
-    assert!(site.client_opens(0, 22), "{}", site.log());
+    assert!(site.client_gets_in(0, 22), "{}", site.log());
     assert_eq!(requesters(&site), ["root (break-glass)"]);
     drop(site);
     drop(disk);
@@ -375,11 +377,11 @@ fn a_closing_ends_what_was_opened_before_it_and_not_what_was_opened_after_it() {
         open(site, STRANGER[0], "30m");
         close_all(site);
         open(site, CLIENT[0], "30m");
-        assert!(site.client_opens(0, 22) && !site.stranger_opens(0, 22));
+        assert!(site.client_gets_in(0, 22) && !site.stranger_opens(0, 22));
     };
     let stays = |site: &Site| {
         wait_until(site, "both are carried", || files(site).is_empty());
-        assert!(site.client_opens(0, 22) && !site.stranger_opens(0, 22), "{}", site.log());
+        assert!(site.client_gets_in(0, 22) && !site.stranger_opens(0, 22), "{}", site.log());
         assert_eq!(requesters(site), ["root (break-glass)"]);
     };
     site.signal(Signal::STOP);

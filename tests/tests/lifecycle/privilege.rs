@@ -98,7 +98,7 @@ fn each_missing_capability_is_named_and_nothing_is_attached() {
             assert!(text.contains(&format!("missing {name}:")), "{command}: {text}");
         }
     }
-    assert!(installed.site.holds_no_pins() && installed.site.stranger_opens(0, 22));
+    assert!(installed.site.holds_no_pins() && installed.site.stranger_gets_in(0, 22));
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn a_pin_directory_that_was_made_before_the_agent_is_refused_by_name() {
             assert!(text.contains(&pins.display().to_string()), "{fault}: {text}");
             assert!(text.contains("others could write to it"), "{fault}: {text}");
         }
-        assert!(site.stranger_opens(0, 22), "{fault}: nothing is half-attached");
+        assert!(site.stranger_gets_in(0, 22), "{fault}: nothing is half-attached");
         if fault == "linked" {
             assert_eq!(fs::read_dir(&other).unwrap().count(), 0, "the link is not followed");
             fs::remove_dir(&other).unwrap();

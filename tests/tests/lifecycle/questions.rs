@@ -100,7 +100,7 @@ fn another_grant_covers_the_source() {
     wide.requester = "li@example.org".into();
     let other = id(&site.push(site.sign(&wide)).unwrap());
     assert_eq!(site.run(&["close", "--grant", &own]).status.code(), Some(0));
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     let words = ["OPEN: ", &other, "li@example.org", "lets it in, for 198.51.100.0/24", "left"];
     answers(&site, &["why", CLIENT[0], "22"], &words);
     answers(&site, &["grants", "--source", CLIENT[0]], &["198.51.100.0/24", "li@example.org"]);
@@ -112,7 +112,7 @@ fn the_interface_has_no_gate() {
     let text = site.base("[\"c0\"]", "auto");
     site.write_config(&text.replace("[gate]", "[gate]\nsocket_guard = false"));
     site.start();
-    assert!(site.stranger_opens(0, 22));
+    assert!(site.stranger_gets_in(0, 22));
     let words = ["OPEN: ", "s0 has no gate", "no socket guard stops it"];
     answers(&site, &["why", STRANGER[0], "22"], &words);
     answers(&site, &["status"], &["s0", "every protected port can be reached by it; gate it"]);
@@ -163,7 +163,7 @@ fn the_clock_is_earlier_than_it_has_been() {
     let glass = ["break-glass", "--source", CLIENT[0], "--port", "22/tcp", "--for", "1m"];
     let opened = said(&site.run(&[&glass[..], &["--reason", "clock"]].concat()));
     assert!(opened.starts_with("BREAK GLASS"), "{opened}");
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn the_disk_is_full() {
 fn who_got_in_and_who_tried_last_night() {
     let mut site = started();
     let grant = id(&site.admit(&[CLIENT[0]], LONG));
-    assert!(site.client_opens(0, 22) && !site.stranger_opens(0, 22));
+    assert!(site.client_gets_in(0, 22) && !site.stranger_opens(0, 22));
     let mut foreign = site.grant(&[STRANGER[0]], LONG);
     foreign.hosts = vec!["another".into()];
     foreign.requester = "eve@example.org".into();

@@ -25,7 +25,7 @@ fn check(site: &Site, output: &Output, code: i32, says: &[&str]) {
     assert!(!errors.contains("panicked"), "{errors}");
     let lines = errors.lines().filter(|line| line.starts_with("jit-agent: ")).count();
     assert_eq!(lines, 1, "one error: {errors}");
-    assert!(site.stranger_opens(0, 22) && site.client_opens(0, 22), "nothing is half-attached");
+    assert!(site.stranger_gets_in(0, 22) && site.client_gets_in(0, 22), "nothing is half-attached");
 }
 
 #[test]

@@ -173,7 +173,7 @@ fn sigterm_detaches_nothing_and_detach_opens() {
     let (status, code) = site.status();
     assert_eq!((status["state"].as_str(), code), (Some("degraded"), 1), "{status:#}");
     assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0));
-    assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22));
+    assert!(site.client_gets_in(0, 22) && site.stranger_gets_in(1, 22));
     // systemd-tmpfiles makes the directory, and the unit needs it.
     assert!(site.holds_no_pins());
     assert_eq!(site.status().1, 2);
@@ -204,7 +204,7 @@ fn detach_removes_classifiers_without_pins_and_leaves_no_directory_of_root() {
     std::fs::remove_dir(site.pins()).unwrap();
     site.assert_closed_to_all();
     assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0));
-    assert!(site.client_opens(0, 22) && site.stranger_opens(1, 22));
+    assert!(site.client_gets_in(0, 22) && site.stranger_gets_in(1, 22));
     assert!(!site.pins().exists());
 }
 
@@ -216,10 +216,10 @@ fn where_nothing_is_pinned_the_ports_close_before_stored_grants_are_put_back() {
     site.admit(&CLIENT, LONG);
     site.end(Signal::TERM);
     assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0));
-    assert!(site.stranger_opens(0, 22), "the gate is open after detach");
+    assert!(site.stranger_gets_in(0, 22), "the gate is open after detach");
     site.start();
     assert!(site.log().contains("the ports are closed; stored grants follow"), "{}", site.log());
-    assert!(site.client_opens(0, 22) && !site.stranger_opens(0, 22));
+    assert!(site.client_gets_in(0, 22) && !site.stranger_opens(0, 22));
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn sighup_takes_a_good_configuration_and_leaves_the_old_one_for_a_bad_one() {
     let mut site = Site::new();
     site.serve(2222);
     site.start();
-    assert!(site.stranger_opens(0, 2222));
+    assert!(site.stranger_gets_in(0, 2222));
     site.configure("[[port]]\nport = 2222\nprotocol = \"tcp\"\nsources = [\"0.0.0.0/0\"]\n");
     site.signal(Signal::HUP);
     wait_for(|| !site.stranger_opens(0, 2222));

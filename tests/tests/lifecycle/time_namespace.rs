@@ -66,7 +66,7 @@ fn in_a_time_namespace_a_grant_ends_on_time_with_the_agent_dead() {
         assert_eq!(code, 0, "{offsets:?}: {status:#}");
         let began = Instant::now();
         site.admit(&CLIENT, SHORT);
-        assert!(site.client_opens(0, 22), "it opens at all, {offsets:?}\n{}", site.log());
+        assert!(site.client_gets_in(0, 22), "it opens at all, {offsets:?}\n{}", site.log());
         let said = left(&site.status().0);
         assert!(said <= SHORT, "{offsets:?}: {said:?}");
         kill(&mut site);
@@ -87,7 +87,7 @@ fn a_grant_has_the_same_end_for_agents_inside_and_outside_of_a_time_namespace() 
         let passed = began.elapsed();
         let off = (LONG.saturating_sub(passed)).abs_diff(said);
         assert!(off < ROOM, "{who}: {said:?} left after {passed:?}\n{}", site.log());
-        assert!(site.client_opens(0, 22) && !site.stranger_opens(0, 22), "{who}");
+        assert!(site.client_gets_in(0, 22) && !site.stranger_opens(0, 22), "{who}");
     };
     start_inside(&mut site, OFFSETS[0]);
     site.admit(&CLIENT, LONG);

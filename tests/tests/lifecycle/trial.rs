@@ -27,7 +27,7 @@ pub(crate) fn observing(extra: &str) -> Site {
     let base = base.replace("[gate]\n", "[gate]\nmode = 'observe' # until it is known who comes\n");
     site.write_config(&format!("{base}{extra}"));
     site.start();
-    assert!(site.stranger_opens(0, 22), "nothing is closed yet");
+    assert!(site.stranger_gets_in(0, 22), "nothing is closed yet");
     site
 }
 
@@ -135,7 +135,7 @@ fn enforce_shuts_a_stranger_out_and_only_a_new_session_confirms_it() {
     ] {
         assert!(text.contains(says), "{says}: {text}");
     }
-    assert!(site.stranger_opens(0, 22), "a question changes nothing");
+    assert!(site.stranger_gets_in(0, 22), "a question changes nothing");
     let (code, text) = said(&site, &["enforce", "--no-wait"], None);
     assert_eq!((code, text.contains("add --yes")), (64, true), "{text}");
     let (code, text) = said(&site, &["confirm", "--from-console"], None);
@@ -207,7 +207,7 @@ fn the_kernel_itself_ends_a_trial_of_an_agent_that_is_dead() {
     let (status, code) = site.status();
     assert_eq!((code, status["mode"].as_str()), (2, Some("observe")), "{status}");
     site.start();
-    assert!(site.stranger_opens(0, 22), "it is over");
+    assert!(site.stranger_gets_in(0, 22), "it is over");
     let (status, code) = site.status();
     assert_eq!((code, status["state"].as_str()), (2, Some("not_enforcing")));
     assert_eq!((audit(&site, "N002"), recorded(&site, "B004")), (1, 1));
@@ -241,7 +241,7 @@ fn the_kernel_itself_ends_a_trial_of_an_agent_that_hangs() {
     while site.status().0["trial"]["ended"] != "lapsed" {
         assert!(Instant::now() < end, "{}", site.log());
     }
-    assert!(site.stranger_opens(0, 22) && !site.stranger_opens(0, 23));
+    assert!(site.stranger_gets_in(0, 22) && !site.stranger_opens(0, 23));
     assert!(carries(&mut shut_out));
     // Confirmed, it ends the sessions of a port that cuts.
     enforced(&site, "5m");
@@ -268,7 +268,7 @@ fn a_restart_goes_on_with_the_trial_to_the_same_end_and_another_boot_does_not() 
     site.end(Signal::TERM);
     boot_of_trial(&site, "another");
     site.start();
-    assert!(site.stranger_opens(0, 22));
+    assert!(site.stranger_gets_in(0, 22));
     assert_eq!((site.status().1, recorded(&site, "B004")), (2, 1));
     assert_eq!(refused(&site), "");
     enforced(&site, SHORT);
@@ -289,12 +289,12 @@ fn at_each_crash_of_a_confirmation_what_status_says_is_true() {
     site.end(Signal::KILL);
     reopened(&site);
     site.start();
-    assert!(site.stranger_opens(0, 22), "nobody confirmed it");
+    assert!(site.stranger_gets_in(0, 22), "nobody confirmed it");
     assert!(refused(&site).contains("nobody confirmed it in time"), "{}", refused(&site));
     site.end(Signal::KILL);
     boot_of_trial(&site, "another");
     site.start();
-    assert!(site.stranger_opens(0, 22), "and it does not come into force by itself");
+    assert!(site.stranger_gets_in(0, 22), "and it does not come into force by itself");
     // A reload tries it again.
     site.write_config(&text.replace("'observe'", "\"enforce\"").replace("\"off\"", "\"5m\""));
     site.signal(Signal::HUP);
@@ -327,7 +327,7 @@ fn a_reload_that_closes_something_returns_unless_it_is_confirmed() {
     let exempting = base.replace("port = 22\n", &format!("port = 22\n{exempt}"));
     site.write_config(&exempting);
     site.start();
-    assert!(site.stranger_opens(0, 22));
+    assert!(site.stranger_gets_in(0, 22));
     let mut shut_out = stranger(&site);
     let on_trial = || site.status().0["trial"]["left_ms"].as_u64().is_some_and(|left| left > 0);
     // Longer than on a quiet machine: what is looked at in the trial must be seen before it ends.
@@ -353,7 +353,7 @@ fn a_reload_that_closes_something_returns_unless_it_is_confirmed() {
     // The same file again does not make it longer.
     site.signal(Signal::HUP);
     wait_for("the trial ends", &|| !on_trial());
-    assert!(site.stranger_opens(0, 22) && carries(&mut shut_out), "{}", site.log());
+    assert!(site.stranger_gets_in(0, 22) && carries(&mut shut_out), "{}", site.log());
     assert!(refused(&site).contains("nobody confirmed it in time"), "{}", site.log());
     assert_eq!(fs::read_to_string(site.config()).unwrap(), closing);
     // The end is in the audit first, and then in the state: the next run records it no second time,
@@ -361,7 +361,7 @@ fn a_reload_that_closes_something_returns_unless_it_is_confirmed() {
     site.end(Signal::KILL);
     edit_trial(&site, "lapsed", false.into());
     site.start();
-    assert!(site.stranger_opens(0, 22), "the file that nobody confirmed stays out");
+    assert!(site.stranger_gets_in(0, 22), "the file that nobody confirmed stays out");
     assert!(refused(&site).contains("nobody confirmed it in time"));
     assert_eq!(recorded(&site, "B004"), 1);
     // Asked for again, and confirmed.

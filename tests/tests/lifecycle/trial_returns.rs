@@ -64,7 +64,7 @@ fn listener_certificate_controllers_and_signers_of_before_return_and_nothing_of_
         .collect();
     let pushed = call_at(&site, 7444, "nobody", &of_late);
     assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     // A grant by the keys of before, also in the trial, stays.
     let of_before = call_at(&site, 7444, "controller", &grant("203.0.113.2", &[]));
     assert!(of_before.status.success(), "{}", String::from_utf8_lossy(&of_before.stderr));
@@ -75,7 +75,7 @@ fn listener_certificate_controllers_and_signers_of_before_return_and_nothing_of_
     assert!(!lists(&site, 7444, "controller") && !lists(&site, 7443, "nobody"));
     assert!(shows(&site, 7443, "pki/agent.pem") && !shows(&site, 7443, "pki/other.pem"));
     assert!(!site.client_opens(0, 22), "the grant of the trial ended with it\n{}", site.log());
-    assert!(site.stranger_opens(0, 22), "that of before did not\n{}", site.log());
+    assert!(site.stranger_gets_in(0, 22), "that of before did not\n{}", site.log());
     assert!(refused(&site).contains("nobody confirmed it in time"), "{}", refused(&site));
     assert_eq!((audit(&site, "G006"), recorded(&site, "B004")), (1, 1));
     let late = call_at(&site, 7443, "controller", &of_late);

@@ -116,7 +116,7 @@ fn enforce_is_refused_where_no_grant_could_open_again_and_warns_where_none_can_c
                 "{said}"
             );
         }
-        assert!(site.stranger_opens(0, 22) && site.status().0["trial"].is_null());
+        assert!(site.stranger_gets_in(0, 22) && site.status().0["trial"].is_null());
     }
     reload(&good);
     assert_eq!(enforce(&site, "5m").0, 0);

@@ -59,6 +59,6 @@ fn a_disk_that_is_slower_than_the_gate_waits_confirms_nothing() {
     assert_eq!((audit(&site, "N003"), audit(&site, "B004")), (0, 1), "{}", site.log());
     site.end(Signal::KILL);
     site.start();
-    assert!(site.stranger_opens(0, 22));
+    assert!(site.stranger_gets_in(0, 22));
     assert_eq!(audit(&site, "B004"), 1);
 }

@@ -54,7 +54,7 @@ fn every_answer_but_yes_and_ctrl_c_at_the_question_change_nothing() {
     let mut terminal = asked(&site, "30s");
     terminal.press(CTRL_C);
     assert_eq!(terminal.wait().signal(), Some(2), "{}", terminal.screen());
-    assert!(site.stranger_opens(0, 22));
+    assert!(site.stranger_gets_in(0, 22));
     assert!(site.status().0["trial"].is_null() && !site.path("state/configuration.trial").exists());
     assert_eq!(audit(&site, "N002"), 0);
 }
@@ -84,7 +84,7 @@ fn the_countdown_ends_with_what_became_of_the_trial() {
     assert_eq!(terminal.wait().code(), Some(1), "{}", terminal.screen());
     terminal.wait_for(|screen| screen.contains("NOT CONFIRMED: the gate observes again"));
     assert!(!terminal.screen().contains("left to confirm"), "{}", terminal.screen());
-    assert!(site.stranger_opens(0, 22));
+    assert!(site.stranger_gets_in(0, 22));
     let mut terminal = begun(&site, "5m");
     assert_eq!(said(&site, &["confirm", "--from-console"], None).0, 0);
     assert_eq!(terminal.wait().code(), Some(0), "{}", terminal.screen());

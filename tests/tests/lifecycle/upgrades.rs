@@ -164,7 +164,7 @@ fn counts_and_pending_cuts_survive_a_change_of_the_layout() {
     site.start();
     let twice = v1::Grant { max_connections: 2, ..site.grant(&[CLIENT[0]], LONG) };
     site.push(site.sign(&twice)).unwrap();
-    assert!(site.client_opens(0, 22));
+    assert!(site.client_gets_in(0, 22));
     let used = |site: &Site| site.status().0["grants"][0]["hits"].as_u64();
     assert_eq!(used(&site), Some(1));
     let draining = listen(&site, 2223);
@@ -184,7 +184,7 @@ fn counts_and_pending_cuts_survive_a_change_of_the_layout() {
     site.start();
     session.assert_cut_within(Duration::from_secs(2));
     assert_eq!(used(&site), Some(1));
-    assert!(site.client_opens(0, 22), "the second of two");
+    assert!(site.client_gets_in(0, 22), "the second of two");
     assert!(!site.client_opens(0, 22), "the third of two");
     site.end(Signal::TERM);
     site.use_program(program(false));
@@ -202,11 +202,11 @@ fn connections_that_no_agent_saw_are_counted_by_another_layout() {
         site.push(site.sign(&grant)).unwrap();
     }
     site.end(Signal::KILL);
-    assert!(site.client_opens(0, 22) && site.client_opens(1, 22), "the kernel lets in");
+    assert!(site.client_gets_in(0, 22) && site.client_gets_in(1, 22), "the kernel lets in");
     site.use_program(program(true));
     site.start();
     assert!(!site.client_opens(0, 22), "the second of one");
-    assert!(site.client_opens(1, 22), "the second of two");
+    assert!(site.client_gets_in(1, 22), "the second of two");
     site.end(Signal::KILL);
     site.use_program(program(false));
     site.start();
@@ -297,7 +297,7 @@ fn with_the_agent_dead_another_version_reports_whose_gate_it_is() {
     assert_eq!(status["socket_guard"]["attached"], true, "{status:#}");
     site.assert_closed_to_all();
     assert_eq!(site.run(&["detach", "--yes"]).status.code(), Some(0), "detach takes it off too");
-    assert!(site.stranger_opens(0, 22) && site.holds_no_pins());
+    assert!(site.stranger_gets_in(0, 22) && site.holds_no_pins());
 }
 
 /// This version does not take over a part of what it does not know.

@@ -227,7 +227,7 @@ fn why_counts_nowhere() {
     site.admit(&CLIENT, LONG);
     let limited = v1::Grant { max_connections: 3, ..site.grant(&[STRANGER[0]], LONG) };
     site.push(site.sign(&limited)).unwrap();
-    assert!(site.client_opens(0, 22) && site.stranger_opens(0, 22));
+    assert!(site.client_gets_in(0, 22) && site.stranger_gets_in(0, 22));
     thread::sleep(Duration::from_millis(300));
     let ask = |site: &Site| {
         for source in [CLIENT[0], CLIENT[1], STRANGER[0], STRANGER[1], "192.0.2.7"] {
@@ -242,7 +242,7 @@ fn why_counts_nowhere() {
     assert_eq!(counted(&site), before);
     assert_eq!(audit_lines(&site), lines);
     // A place is left, and is still there after many questions.
-    assert!(why(&site, &[STRANGER[0], "22"]).1 && site.stranger_opens(0, 22));
+    assert!(why(&site, &[STRANGER[0], "22"]).1 && site.stranger_gets_in(0, 22));
     site.end(Signal::KILL);
     let before = counted(&site);
     ask(&site);
@@ -263,7 +263,7 @@ fn why_answers_the_same_with_the_agent_dead_and_with_the_agent_hung() {
         [CLIENT[0], CLIENT[1], STRANGER[0], STRANGER[1]].map(|source| why(site, &[source, "22"]).1)
     };
     assert_eq!(verdicts(&site), [true, true, false, false]);
-    assert!(site.client_opens(1, 22));
+    assert!(site.client_gets_in(1, 22));
     wait_until(|| !why(&site, &[CLIENT[1], "22"]).1);
     let alive = verdicts(&site);
     assert_eq!(why(&site, &[CLIENT[0], "22"]).0["from_tables"], false);
@@ -399,7 +399,7 @@ fn why_says_which_interface_has_no_gate() {
     site.start();
     let open = screen(&site, &[STRANGER[0], "22"]);
     says(&open, &["OPEN: ", "s0 has no gate (excluded)", "no socket guard", "it is closed by c0"]);
-    assert!(site.stranger_opens(0, 22));
+    assert!(site.stranger_gets_in(0, 22));
     assert!(!why(&site, &[STRANGER[0], "22", "--interface", "c0"]).1);
 }
 
@@ -423,7 +423,7 @@ fn why_equals_a_real_connection_in_observe_mode() {
     }
     site.end(Signal::KILL);
     says(&screen(&site, &[STRANGER[0], "22"]), &["OPEN: ", "observe mode lets it pass"]);
-    assert!(site.stranger_opens(0, 22));
+    assert!(site.stranger_gets_in(0, 22));
 }
 
 /// Its packets have no Ethernet header, and a program of its own judges them.

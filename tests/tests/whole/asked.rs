@@ -6,6 +6,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, process::Stdio, thread, time::D
 use jit_client::controller::call::Call;
 use jit_client::controller::types::{Page, RequestSummary, RequestView};
 use jit_tests::{
+    agent::PATIENCE,
     controller::{
         CLIENT, STRANGER, Stage,
         hosts::PORTS,
@@ -87,7 +88,7 @@ fn whole_life(database: Option<&str>) {
     let open = li.settled(&asked.id);
     assert_eq!((open.state.as_str(), open.counts.open), ("open", 2), "{open:#?}");
     for number in [0, 1] {
-        assert!(stage.client_opens(number, 22), "{}", stage.host(number).log());
+        assert!(stage.client_gets_in(number, 22), "{}", stage.host(number).log());
         assert!(!stage.client_opens(number, 443), "a port that nobody asked for");
         for port in PORTS {
             assert!(!stage.stranger_opens(number, port), "{STRANGER}");
@@ -238,7 +239,7 @@ fn ssh_asks_waits_runs_and_ends() {
 }
 
 fn closed(client: &Namespace, stage: &Stage) {
-    assert!(!stage.host(0).opens_from(client, 22));
+    assert!(!stage.host(0).opens_from(client, 22, PATIENCE));
 }
 
 /// The request that waits for an approval.

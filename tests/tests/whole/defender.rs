@@ -140,7 +140,7 @@ fn whole_life(database: Option<&str>) {
     let li = stage.person("li", "li@example.org", &["sre"], &["read", "approve"]);
     let ana = ana.at(&stage.client);
     let (hub, there) = (&stage.hub, &stage.client);
-    assert!(stage.client_opens(0, PORT), "nobody protects it");
+    assert!(stage.client_gets_in(0, PORT), "nobody protects it");
 
     let put = format!("put --port {PORT} --machine {}", machine("web-1"));
     assert!(refused(&stage, there, &ana, &put).starts_with("AuthorizationFailed: "));
@@ -178,7 +178,7 @@ fn whole_life(database: Option<&str>) {
     assert!(!stage.client_opens(0, PORT), "nobody has agreed yet");
     approve_pending(&li);
     until_words(&stage, "Initiated", "UserRequested");
-    assert!(stage.client_opens(0, PORT), "{}", stage.host(0).log());
+    assert!(stage.client_gets_in(0, PORT), "{}", stage.host(0).log());
     assert!(!stage.stranger_opens(0, PORT));
     // The end closes it.
     until_words(&stage, "Revoked", "Expired");
@@ -188,7 +188,7 @@ fn whole_life(database: Option<&str>) {
     good(&stage, there, &ana, &initiate(&format!("--seconds 600 --source {CLIENT}")));
     let id = approve_pending(&li);
     until_words(&stage, "Initiated", "UserRequested");
-    assert!(stage.client_opens(0, PORT));
+    assert!(stage.client_gets_in(0, PORT));
     ana.revoke(&id);
     until_words(&stage, "Revoked", "UserRequested");
     until_closed(&stage);

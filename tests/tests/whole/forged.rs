@@ -173,7 +173,7 @@ fn the_signer_refuses_each_forgery_by_its_word() {
     // What was agreed to opens all the same.
     let open = li.settled(&good.id);
     assert_eq!(open.state, "open", "{open:#?}");
-    assert!(stage.client_opens(0, 22));
+    assert!(stage.client_gets_in(0, 22));
     assert!(!stage.stranger_opens(0, 22));
     let grants = stage.host(0).audit();
     let ids: Vec<_> = grants.iter().filter_map(|one| one["grant"].as_str()).collect();

@@ -198,7 +198,7 @@ fn a_host_opens_by_the_controllers_key_and_the_passkey_it_lists_and_by_neither_a
     of_li.sign(&asked);
     let open = ana.settled(&asked);
     assert_eq!(open.state, "open", "{open:#?}");
-    assert!(stage.client_opens(number, 22), "{}", stage.host(number).log());
+    assert!(stage.client_gets_in(number, 22), "{}", stage.host(number).log());
     assert!(!stage.stranger_opens(number, 22));
     let audit = stage.host(number).audit();
     let of_grant = |one: &&Value| one["grant"] == *open.grants[0].id && !one["signers"].is_null();
@@ -233,5 +233,5 @@ fn a_host_opens_by_the_controllers_key_and_the_passkey_it_lists_and_by_neither_a
     }
     assert!(!stage.client_opens(number, 22));
     push(&stage, number, envelope(&[&controllers, &approval])).unwrap();
-    assert!(stage.client_opens(number, 22));
+    assert!(stage.client_gets_in(number, 22));
 }

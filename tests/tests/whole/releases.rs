@@ -31,7 +31,7 @@ fn neighbouring_releases_open_end_and_bring_policies() {
         li.approve(&asked.id);
         let open = li.settled(&asked.id);
         assert_eq!((open.state.as_str(), open.counts.open), ("open", 2), "{open:#?}");
-        assert!((0..HOSTS.len()).all(|number| stage.client_opens(number, 22)));
+        assert!((0..HOSTS.len()).all(|number| stage.client_gets_in(number, 22)));
         assert!((0..HOSTS.len()).all(|number| !stage.stranger_opens(number, 22)));
         asked.id
     };
@@ -57,7 +57,7 @@ fn neighbouring_releases_open_end_and_bring_policies() {
     }
     // The clients find out here that their connections have ended: a POST is not sent twice.
     assert!([&ana, &li].iter().all(|person| person.request(&second).state == "open"));
-    assert!(stage.client_opens(0, 22) && stage.client_opens(1, 22));
+    assert!(stage.client_gets_in(0, 22) && stage.client_gets_in(1, 22));
     ana.revoke(&second);
     until(&li, &second, |view| view.counts.closed == 2);
     assert!(!stage.client_opens(0, 22) && !stage.client_opens(1, 22));

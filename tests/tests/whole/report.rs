@@ -20,7 +20,7 @@ fn a_host_where_nobody_came_in_is_reported_and_one_that_was_used_is_not() {
     let asked: RequestView = serde_json::from_slice(&asked.stdout).unwrap();
     let open = ana.settled(&asked.id);
     assert_eq!((open.state.as_str(), open.counts.open), ("open", 2), "{open:#?}");
-    assert!(stage.client_opens(0, 22), "{}", stage.host(0).log());
+    assert!(stage.client_gets_in(0, 22), "{}", stage.host(0).log());
     let report = || {
         let period = ["--from", "2020-01-01", "--to", "2100-01-01"];
         let shown = stage.run_controller(&[&["report", "--json"], &period[..]].concat());

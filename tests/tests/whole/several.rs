@@ -156,7 +156,7 @@ fn people_sign_with_keys_in_a_file_an_agent_and_a_module_and_a_host_opens_after_
     }
     let open = ana.settled(&asked.id);
     assert_eq!(open.state, "open", "{open:?}");
-    assert!(stage.client_opens(0, 22));
+    assert!(stage.client_gets_in(0, 22));
 }
 
 /// Who agreed to more has agreed to less: the host's own record of a shortened grant names them.

@@ -60,7 +60,7 @@ fn a_controller_without_its_signer_opens_nothing() {
     let asked = ana.ask(&access(&["web-1"], CLIENT, "30m"));
     li.approve(&asked.id);
     li.settled(&asked.id);
-    assert!(stage.client_opens(0, 22));
+    assert!(stage.client_gets_in(0, 22));
     let good = envelope(&stage, &asked.id);
     let grant = v1::Grant::decode(&good.payload[..]).unwrap();
     let wider = v1::Grant {

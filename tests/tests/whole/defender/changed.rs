@@ -118,7 +118,7 @@ fn opened(stage: &Stage, ana: &Person, li: &Person, seconds: i64) -> String {
     assert!(!stage.client_opens(0, PORT), "nobody has agreed yet");
     let id = approve_pending(li);
     until_words(stage, "Initiated", "UserRequested");
-    assert!(stage.client_opens(0, PORT), "{}", stage.host(0).log());
+    assert!(stage.client_gets_in(0, PORT), "{}", stage.host(0).log());
     assert!(!stage.stranger_opens(0, PORT));
     id
 }

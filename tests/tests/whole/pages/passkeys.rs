@@ -73,6 +73,6 @@ fn a_passkey_made_in_a_browser_signs_in_and_approves_what_the_host_itself_checks
     browser.press("Sign this with a passkey");
     browser.wait_for("Signed.");
     assert_eq!(ana.settled(&asked.id).state, "open");
-    assert!(stage.client_opens(number, 22), "{}", stage.host(number).log());
+    assert!(stage.client_gets_in(number, 22), "{}", stage.host(number).log());
     assert!(!stage.stranger_opens(number, 22));
 }

@@ -55,7 +55,7 @@ fn a_rollout_names_who_would_be_shut_out_and_its_page_follows_the_hosts() {
     let asked = ana.ask(&access(&["web-1"], CLIENT, "30m"));
     li.approve(&asked.id);
     until(&stage, true);
-    assert!(stage.client_opens(0, 2222), "nobody protects it");
+    assert!(stage.client_gets_in(0, 2222), "nobody protects it");
 
     let driver = Driver::start(&stage, &stage.hub);
     let admin = signed_in(&driver, &stage, &stage.admin);
@@ -90,7 +90,7 @@ fn a_rollout_names_who_would_be_shut_out_and_its_page_follows_the_hosts() {
     let begun: Page<RolloutView> = stage.admin.get(&Call::get(["rollouts"]));
     assert!(begun.items.is_empty(), "{begun:#?}");
     assert_eq!((version(&stage, 0), version(&stage, 1)), (0, 0));
-    assert!(stage.client_opens(0, 22) && stage.client_opens(0, 2222));
+    assert!(stage.client_gets_in(0, 22) && stage.client_gets_in(0, 2222));
 
     admin.press("Begin with the first wave");
     admin.wait_for("Between waves");
@@ -103,7 +103,7 @@ fn a_rollout_names_who_would_be_shut_out_and_its_page_follows_the_hosts() {
     assert_not_loaded_again(&admin);
     let text = admin.text();
     assert!(text.contains(&format!("{CLIENT} is not inside the sources")), "{text}");
-    assert!(stage.client_opens(0, 22), "{}", stage.host(0).log());
+    assert!(stage.client_gets_in(0, 22), "{}", stage.host(0).log());
     assert_eq!(version(&stage, 1), 0);
 
     ana.revoke(&asked.id);

@@ -1,6 +1,4 @@
-//! Pages with 20,000 requests and 5,000 hosts: how long each takes, and how much it weighs.
-
-use std::time::{Duration, Instant};
+//! Pages with 20,000 requests and 5,000 hosts: how much each weighs. How long each takes, a bench measures.
 
 use jit_controller::{
     audit::{self, Code, Record},
@@ -18,16 +16,14 @@ use crate::{api::Site, databases::Database};
 
 const HOSTS: usize = 5_000;
 const REQUESTS: usize = 20_000;
-/// The longest time of a page, in a release build.
-const LONGEST: Duration = Duration::from_millis(100);
 /// The most bytes of a page with all of its files, without a cache.
 const HEAVIEST: usize = 60 * 1024;
 
 on_each_database! {
-    pages_are_light_and_quick_with_many_requests_and_hosts,
+    pages_are_light_with_many_requests_and_hosts,
 }
 
-async fn pages_are_light_and_quick_with_many_requests_and_hosts(database: Database) {
+async fn pages_are_light_with_many_requests_and_hosts(database: Database) {
     let site = Site::new(database).await;
     let last = filled(&site).await;
     for account in ["bo", "root"] {
@@ -60,27 +56,17 @@ async fn pages_are_light_and_quick_with_many_requests_and_hosts(database: Databa
             {
                 continue;
             }
-            let mut times = Vec::new();
-            let mut weight = 0;
-            for _ in 0..3 {
-                let began = Instant::now();
-                let page = browser.get(path).await.ok();
-                times.push(began.elapsed());
-                weight = page.text.len();
-                for (attribute, end) in [("href=\"/static/", '"'), ("src=\"/static/", '"')] {
-                    for part in page.text.split(attribute).skip(1) {
-                        let file = format!("/static/{}", part.split(end).next().unwrap());
-                        let call = browser.call(reqwest::Method::GET, &file);
-                        let call = call.header("accept-encoding", "gzip").send().await.unwrap();
-                        weight += call.bytes().await.unwrap().len();
-                    }
+            let page = browser.get(path).await.ok();
+            let mut weight = page.text.len();
+            for (attribute, end) in [("href=\"/static/", '"'), ("src=\"/static/", '"')] {
+                for part in page.text.split(attribute).skip(1) {
+                    let file = format!("/static/{}", part.split(end).next().unwrap());
+                    let call = browser.call(reqwest::Method::GET, &file);
+                    let call = call.header("accept-encoding", "gzip").send().await.unwrap();
+                    weight += call.bytes().await.unwrap().len();
                 }
             }
-            times.sort();
-            // As the fastest of three: other programs run beside the tests.
-            let longest = if cfg!(debug_assertions) { 4 * LONGEST } else { LONGEST };
-            assert!(times[0] <= longest, "{path}: {times:?}");
-            println!("{account} {path}: {:?}, {weight} bytes", times[1]);
+            println!("{account} {path}: {weight} bytes");
             assert!(weight <= HEAVIEST, "{path}: {weight} bytes");
         }
     }

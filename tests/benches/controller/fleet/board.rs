@@ -1,7 +1,7 @@
 //! What all simulated agents together have seen, and when.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -76,6 +76,13 @@ impl Board {
     pub(super) fn count_of(&self, kind: Kind) -> usize {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.iter().filter(|answer| answer.kind == kind).count()
+    }
+
+    /// Number of agents with such an answer since they were taken last.
+    pub(super) fn agents_with(&self, kind: Kind) -> usize {
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let such = answers.iter().filter(|answer| answer.kind == kind);
+        such.map(|answer| answer.agent).collect::<BTreeSet<_>>().len()
     }
 
     pub(super) fn refused(&self, why: &str) {

@@ -18,7 +18,7 @@ use jit_agent::{
     system::sys,
 };
 use jit_proto::{
-    GrantId,
+    GrantId, Refusal,
     v1::{self, event, jit_agent_server as server, revoke_request::What},
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -66,7 +66,10 @@ impl Agent {
                 }
             }
             Err(Refused { refusal, detail, .. }) => {
-                self.board.refused(&format!("{}: {detail}", refusal.word()));
+                // A host may have heard a revocation sooner than the controller has noted that it did.
+                if refusal != Refusal::Revoked {
+                    self.board.refused(&format!("{}: {detail}", refusal.word()));
+                }
                 v1::Outcome { reason: refusal.word().into(), detail, ..Default::default() }
             }
         }

@@ -2,8 +2,13 @@
 //!
 //! A *follower* a host keeps the connection, asks for the status and reads events. The *deliverer* takes
 //! what is due from the outbox. The *closer* brings signed revocations to all hosts at once. The *scribe*
-//! writes what followers saw. The *roller* brings policies to hosts in waves. Nothing here decides who may
-//! get in, and nothing here signs.
+//! writes what followers saw. The *roller* brings policies to hosts in waves. The *watchman* has followers
+//! for the hosts that there are. Nothing here decides who may get in, and nothing here signs.
+//!
+//! `uplink` is the hub: it lets agents in that dial, and gives each connection to its host's follower.
+//! With a bus (`[bus]`, docs/bus.md) hubs are processes of their own: `outpost` is such a hub, which has no
+//! database, and `far` is the controller's side of it. `checkpoints` makes what says what each host must
+//! have, and `compare` asks a host whether it has it.
 
 mod backoff;
 mod checkpoints;

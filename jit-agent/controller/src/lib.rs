@@ -35,4 +35,5 @@ pub mod portal;
 pub mod rules;
 mod secret;
 pub mod signer;
+mod sites;
 pub mod store;

@@ -23,6 +23,8 @@ use super::{places::Places, settings::Settings};
 
 /// Longest TLS handshake, and longest wait for the head of a call.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The most connections: more than streams of events, each of which may have one for itself.
+const MOST: usize = 4096;
 /// Calls at once on one connection of HTTP/2.
 const STREAMS: u32 = 100;
 /// Calls that are under way get this time when the controller ends.
@@ -33,6 +35,7 @@ pub struct Server {
     listener: TcpListener,
     tls: RustlsConfig,
     handle: Handle<SocketAddr>,
+    places: Places,
 }
 
 impl Server {
@@ -44,7 +47,8 @@ impl Server {
         let tls = RustlsConfig::from_config(Arc::new(tls(settings)?));
         let failed = |why: io::Error| format!("api.listen, {}: {why}", settings.listen);
         let listener = TcpListener::bind(settings.listen).map_err(failed)?;
-        Ok(Self { listener, tls, handle: Handle::new() })
+        let proxies = settings.trusted_proxies.clone();
+        Ok(Self { listener, tls, handle: Handle::new(), places: Places::new(MOST, proxies) })
     }
 
     /// Where it listens.
@@ -66,7 +70,7 @@ impl Server {
     /// Those of the listening socket.
     pub async fn run(self, router: Router) -> io::Result<()> {
         let acceptor = RustlsAcceptor::new(self.tls).handshake_timeout(HANDSHAKE);
-        let acceptor = acceptor.acceptor(Places::new());
+        let acceptor = acceptor.acceptor(self.places);
         let mut server = axum_server::from_tcp(self.listener)?
             .acceptor(acceptor)
             .handle(self.handle)

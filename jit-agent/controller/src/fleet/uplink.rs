@@ -10,10 +10,12 @@ mod settings;
 use std::{
     collections::VecDeque,
     net::SocketAddr,
+    num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use jit_client::Budget;
 use jit_proto::printable::clean;
 use tokio::sync::watch;
@@ -58,6 +60,8 @@ pub(super) trait Reception: Send + Sync + 'static {
 
 /// The last connections that were refused, at most.
 const REFUSED: usize = 20;
+/// Lines of the log about them at once; then one a second.
+const LINES: NonZeroU32 = NonZeroU32::new(20).expect("it is not 0");
 /// Longest sentence about one, characters.
 const LONGEST: usize = 300;
 
@@ -86,12 +90,22 @@ pub struct HubReport {
 }
 
 /// Connections that were refused, by network address and reason.
-#[derive(Default)]
-struct Refusals(Mutex<VecDeque<Refused>>);
+struct Refusals {
+    last: Mutex<VecDeque<Refused>>,
+    /// Who calls from many addresses fills no log.
+    log: DefaultDirectRateLimiter,
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        let log = RateLimiter::direct(Quota::per_second(NonZeroU32::MIN).allow_burst(LINES));
+        Self { last: Mutex::default(), log }
+    }
+}
 
 impl Refusals {
     fn lock(&self) -> MutexGuard<'_, VecDeque<Refused>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps one. Whoever tries again and again is one line, in the log too.
@@ -100,7 +114,7 @@ impl Refusals {
         let mut all = self.lock();
         let same = |old: &Refused| old.peer.ip() == peer.ip() && old.why == why;
         let before = all.iter().position(same).and_then(|place| all.remove(place));
-        if before.is_none() {
+        if before.is_none() && self.log.check().is_ok() {
             tracing::warn!(%peer, why, "an agent's connection was refused");
         }
         let count = before.map_or(0, |before| before.count).saturating_add(1);

@@ -13,7 +13,10 @@ use std::{
 
 use jit_client::ca::Names;
 use jit_controller::{fleet::Settings, model::Answer, store::hosts};
-use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpSocket, TcpStream},
+};
 
 use self::{
     double::{Double, connect, is_closed},
@@ -169,6 +172,12 @@ async fn silent_connections_of_one_network_keep_no_other_out() {
         silent.push(TcpStream::connect(world.hub).await.unwrap());
     }
     world.refused("handshakes at once of its network").await;
+    // A second network that does the same does not get the rest.
+    for _ in 0..50 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.1.1:0".parse().unwrap()).unwrap();
+        silent.push(socket.connect(world.hub).await.unwrap());
+    }
     let began = Instant::now();
     let stream = connect(world.hub, world.client(&of_host("web-1")), [127, 0, 9, 1]).await;
     let took = began.elapsed();

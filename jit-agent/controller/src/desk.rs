@@ -13,6 +13,7 @@ mod answers;
 mod approve;
 mod ask;
 mod close;
+mod close_bounds;
 mod closed;
 mod decide;
 mod end;

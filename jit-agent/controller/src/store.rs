@@ -38,7 +38,7 @@ use std::{
 };
 
 pub use accounts::Token;
-pub use closings::{Closing, ClosingAnswer, ClosingCounts};
+pub use closings::{Closing, ClosingAnswer, ClosingCounts, ClosingLoad};
 pub use defender::{DefenderHost, DefenderMachine, DefenderPolicy};
 pub use deliveries::{Delivery, Wanted};
 pub use enrolments::{

@@ -12,7 +12,7 @@ use prost::Message as _;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::{Desk, DeskError, answers, ask::new_id, enabled};
+use super::{Desk, DeskError, answers, ask::new_id, close_bounds, enabled};
 use crate::{
     audit::{self, Code, Record},
     model::{
@@ -28,8 +28,6 @@ use crate::{
 
 /// Ids of grants that one revocation can name.
 const MAX_IDS: usize = 4096;
-/// The most revocations that hosts must hear at the same time.
-const MAX_LIVE: usize = 1000;
 /// Hosts that have not carried it out after this time are asked to end each grant, milliseconds.
 const ONE_BY_ONE_MS: i64 = 30_000;
 /// Longer than people can take to agree to a request.
@@ -97,7 +95,7 @@ impl Desk {
     }
 
     /// Makes a revocation: signs it, and gives it to the hosts. It is signed a moment later if another
-    /// process of this controller signs.
+    /// process of this controller signs, or the signer does not answer now.
     ///
     /// # Errors
     /// A field is wrong, this person may not, or the signer refuses.
@@ -108,12 +106,8 @@ impl Desk {
         now_ms: i64,
     ) -> Result<Closing, DeskError> {
         let message = self.checked(who, close, now_ms).await?;
-        if self.store().live_closings(now_ms).await?.len() >= MAX_LIVE {
-            let why = format!(
-                "hosts must hear {MAX_LIVE} revocations already; make one for every host and all grants"
-            );
-            return Err(DeskError::Conflict(why));
-        }
+        let everything = message.every_host && message.all;
+        close_bounds::check(self.store(), &message.author, everything, now_ms).await?;
         let mut closing = Closing {
             id: new_id(now_ms),
             account: who.name.clone(),
@@ -126,13 +120,23 @@ impl Desk {
             complete_ms: 0,
         };
         if self.signer().is_some() {
-            let envelope = self.signed_closing(&closing).await?.map_err(|(word, detail)| {
-                if word == "no_revocation_keys" {
-                    return DeskError::Forbidden { word: "no_revocation_keys", detail };
+            match self.signed_closing(&closing).await {
+                Ok(Ok(envelope)) => {
+                    (closing.envelope, closing.signed_ms) = (Some(envelope), now_ms);
                 }
-                DeskError::Conflict(format!("the signer refuses: {word}: {detail}"))
-            })?;
-            (closing.envelope, closing.signed_ms) = (Some(envelope), now_ms);
+                Ok(Err((word, detail))) if word == "no_revocation_keys" => {
+                    return Err(DeskError::Forbidden { word: "no_revocation_keys", detail });
+                }
+                Ok(Err((word, detail))) => {
+                    let why = format!("the signer refuses: {word}: {detail}");
+                    return Err(DeskError::Conflict(why));
+                }
+                // What closes is kept, and signed as soon as the signer answers.
+                Err(DeskError::Signer(why)) => {
+                    tracing::warn!(id = closing.id, "a revocation waits for its signature: {why}");
+                }
+                Err(other) => return Err(other),
+            }
         }
         let mut tx = self.store().begin().await?;
         closings::insert(&mut tx, &closing).await?;
@@ -143,7 +147,7 @@ impl Desk {
         Ok(closing)
     }
 
-    /// Signs the revocations that another process has made.
+    /// Signs the revocations that are not signed yet, those of everything first.
     ///
     /// # Errors
     /// The signer or the database does not answer.
@@ -151,7 +155,9 @@ impl Desk {
         if self.signer().is_none() {
             return Ok(());
         }
-        for closing in self.store().unsigned_closings(now_ms).await? {
+        let mut unsigned = self.store().unsigned_closings(now_ms).await?;
+        unsigned.sort_by_key(|closing| !closing.message.all);
+        for closing in unsigned {
             let signed = self.signed_closing(&closing).await?;
             let signed = signed.map_err(|(word, detail)| format!("{word}: {detail}"));
             let mut tx = self.store().begin().await?;

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -30,17 +30,19 @@ use super::{
 use crate::{
     clock::now_ms,
     desk::Desk,
-    store::{Closing, ClosingAnswer, StoreError, closings::Heard},
+    store::{Closing, ClosingAnswer, Store, StoreError, closings::Heard},
 };
 
 /// Between attempts at one host.
 const AGAIN: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(60) };
-/// Before a host that has refused is asked again: somebody may have given it the key meanwhile.
+/// Before hosts that have refused are asked again: somebody may have given them the key meanwhile.
 const REFUSED_AGAIN: Duration = Duration::from_secs(600);
 /// The longest time without a look: another process may have made one.
 const LOOK: Duration = Duration::from_millis(500);
 /// Bytes of payloads that are under way at once, KiB.
 const ROOM_KIB: usize = 64 * 1024;
+/// Payloads that need no room, KiB. One of everything is such a one: it waits for no larger one.
+const SMALL_KIB: u32 = 4;
 /// Hosts whose duty is read at once.
 const READS: usize = 4;
 /// Answers that wait to be written, and the most of one transaction.
@@ -55,6 +57,8 @@ const PASSING: [&str; 4] = ["capacity", "not_yet_valid", "storage", "throttled"]
 #[derive(Default)]
 pub(super) struct Arrived {
     hosts: Mutex<BTreeSet<String>>,
+    /// Hosts that have refused something.
+    refused: Mutex<BTreeSet<String>>,
     some: Notify,
 }
 
@@ -63,6 +67,18 @@ impl Arrived {
     pub(super) fn add(&self, host: &str) {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner).insert(host.to_owned());
         self.some.notify_one();
+    }
+
+    /// A host has refused something.
+    fn refuses(&self, host: &str) {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(host.to_owned());
+    }
+
+    /// Those that have refused something are asked again, as if they had come.
+    fn ask_again(&self) {
+        let refused =
+            std::mem::take(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner));
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner).extend(refused);
     }
 
     fn take(&self) -> BTreeSet<String> {
@@ -97,8 +113,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
         busy: HashMap::new(),
         room: Arc::new(Semaphore::new(ROOM_KIB)),
         reads: Arc::new(Semaphore::new(READS)),
+        notices: Arc::default(),
     };
     let mut due = Instant::now();
+    let mut again = due + REFUSED_AGAIN;
     loop {
         let looks = tokio::select! {
             () = sleep_until(due) => true,
@@ -114,6 +132,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
         }
         if looks {
             let began = Instant::now();
+            if began >= again {
+                shared.arrived.ask_again();
+                again = began + REFUSED_AGAIN;
+            }
             if let Err(error) = closer.look().await {
                 tracing::warn!(%error, "revocations for hosts cannot be read");
             }
@@ -148,6 +170,36 @@ impl Notice {
     }
 }
 
+/// Revocations as hosts get them: all tasks share one.
+#[derive(Default)]
+struct Notices(Mutex<HashMap<String, Weak<Notice>>>);
+
+impl Notices {
+    /// The one with this id; `None`: it is not signed, or there is none.
+    async fn one(&self, store: &Store, id: &str) -> Result<Option<Arc<Notice>>, StoreError> {
+        if let Some(notice) = self.lock().get(id).and_then(Weak::upgrade) {
+            return Ok(Some(notice));
+        }
+        Ok(store.closing(id).await?.and_then(|closing| self.add(&closing)))
+    }
+
+    /// Of a revocation that was read; the one that is there already, if there is one.
+    fn add(&self, closing: &Closing) -> Option<Arc<Notice>> {
+        let new = Notice::of(closing)?;
+        let mut all = self.lock();
+        if let Some(notice) = all.get(&closing.id).and_then(Weak::upgrade) {
+            return Some(notice);
+        }
+        all.retain(|_, notice| notice.strong_count() > 0);
+        all.insert(closing.id.clone(), Arc::downgrade(&new));
+        Some(new)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Weak<Notice>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What is under way: a revocation, and a host.
 type Place = (String, String);
 
@@ -159,6 +211,7 @@ struct Closer {
     busy: HashMap<Place, AbortHandle>,
     room: Arc<Semaphore>,
     reads: Arc<Semaphore>,
+    notices: Arc<Notices>,
 }
 
 /// What a task has done.
@@ -166,7 +219,7 @@ enum Done {
     /// A host has answered, or is gone.
     Sent(Place),
     /// What a host must hear was read.
-    Read(String, Result<Vec<Closing>, StoreError>),
+    Read(String, Result<Vec<Arc<Notice>>, StoreError>),
 }
 
 impl Closer {
@@ -180,7 +233,7 @@ impl Closer {
         let new: Vec<_> = live.difference(known).cloned().collect();
         for id in new {
             let Some(closing) = store.closing(&id).await? else { continue };
-            if let Some(notice) = Notice::of(&closing) {
+            if let Some(notice) = self.notices.add(&closing) {
                 let hosts = match closing.message.every_host {
                     true => self.shared.roster.ids(),
                     false => closing.message.hosts,
@@ -192,7 +245,7 @@ impl Closer {
             self.known.get_or_insert_default().insert(id);
         }
         let arrived = self.shared.arrived.take();
-        if !live.is_empty() {
+        if !arrived.is_empty() && store.has_closings(now_ms()).await? {
             arrived.into_iter().for_each(|host| self.read(host));
         }
         Ok(())
@@ -225,9 +278,17 @@ impl Closer {
     /// Reads what a host must hear.
     fn read(&mut self, host: String) {
         let (store, reads) = (self.shared.outbox.store().clone(), Arc::clone(&self.reads));
+        let notices = Arc::clone(&self.notices);
         self.calls.spawn(async move {
             let _turn = reads.acquire_owned().await;
-            let due = store.closings_due(&host, now_ms()).await;
+            let due = async {
+                let mut due = Vec::new();
+                for id in store.closings_due(&host, now_ms()).await? {
+                    due.extend(notices.one(&store, &id).await?);
+                }
+                Ok(due)
+            };
+            let due = due.await;
             Done::Read(host, due)
         });
     }
@@ -236,11 +297,7 @@ impl Closer {
         match done {
             Ok(Done::Sent(place)) => self.free(&place),
             Ok(Done::Read(host, Ok(due))) => {
-                for closing in &due {
-                    if let Some(notice) = Notice::of(closing) {
-                        self.begin(&notice, host.clone());
-                    }
-                }
+                due.iter().for_each(|notice| self.begin(notice, host.clone()));
             }
             Ok(Done::Read(host, Err(error))) => {
                 tracing::warn!(%error, host, "what it must hear cannot be read; it is read again");
@@ -282,30 +339,32 @@ struct Call {
 }
 
 impl Call {
-    /// Until it is carried out, or the host is gone: when it comes back, it is sent anew.
+    /// Until it is carried out or refused, or the host is gone: when it comes back, it is sent anew.
     async fn run(self) {
         let mut failed = 0_u32;
         while self.notice.keep_until_ms > now_ms() {
             let Line::Up(mut agent) = self.link.line() else { return };
-            let room = self.room.acquire_many(self.notice.room).await;
+            let room = match self.notice.room {
+                ..=SMALL_KIB => None,
+                kib => self.room.acquire_many(kib).await.ok(),
+            };
             let answered = agent.revoke(self.notice.request.clone()).await;
             drop(room);
-            let pause = match judge(answered) {
+            match judge(answered) {
                 Verdict::Delivered(detail) => {
                     return self.heard(Heard::Delivered, "ok", &detail).await;
                 }
                 Verdict::Refused(word, detail) => {
-                    self.heard(Heard::Refused, &word, &detail).await;
-                    REFUSED_AGAIN
+                    self.shared.arrived.refuses(&self.host);
+                    return self.heard(Heard::Refused, &word, &detail).await;
                 }
                 Verdict::Failed(why) => {
                     tracing::debug!(why, host = self.host, "a revocation was not answered");
                     self.link.doubt();
                     failed = failed.saturating_add(1);
-                    AGAIN.pause(failed, random())
+                    sleep(AGAIN.pause(failed, random())).await;
                 }
-            };
-            sleep(pause).await;
+            }
         }
     }
 
@@ -363,11 +422,45 @@ mod tests {
     }
 
     #[test]
+    fn all_hosts_share_the_bytes_of_a_revocation() {
+        let closing = Closing {
+            id: "C".into(),
+            account: "max".into(),
+            payload: vec![7; 2048],
+            message: v1::Revocation { keep_until_ms: 9, ..v1::Revocation::default() },
+            envelope: Some(v1::Envelope {
+                payload: vec![7; 2048].into(),
+                ..v1::Envelope::default()
+            }),
+            signed_ms: 1,
+            trouble: String::new(),
+            settled: false,
+            complete_ms: 0,
+        };
+        let notices = Notices::default();
+        let first = notices.add(&closing).unwrap();
+        assert!(Arc::ptr_eq(&first, &notices.add(&closing).unwrap()));
+        assert_eq!((first.room, first.keep_until_ms), (3, 9));
+        drop(first);
+        notices.add(&Closing { id: "D".into(), ..closing.clone() }).unwrap();
+        assert_eq!(notices.lock().len(), 1, "nobody has it any more");
+        assert!(notices.add(&Closing { envelope: None, ..closing }).is_none());
+    }
+
+    #[test]
     fn hosts_that_came_twice_are_one_and_are_taken_once() {
         let arrived = Arrived::default();
         arrived.add("web-1");
         arrived.add("web-1");
         assert_eq!(arrived.take(), ["web-1".to_owned()].into());
+        assert!(arrived.take().is_empty());
+        // A host is kept once, however much it has refused.
+        arrived.refuses("web-2");
+        arrived.refuses("web-2");
+        assert!(arrived.take().is_empty(), "not yet");
+        arrived.ask_again();
+        assert_eq!(arrived.take(), ["web-2".to_owned()].into());
+        arrived.ask_again();
         assert!(arrived.take().is_empty());
     }
 }

@@ -24,7 +24,7 @@ use super::{
     limits::Rate,
     protocol::{self, Answer, Ask, FromSigner, ToSigner},
     refused::Refused,
-    revocation,
+    revocation::{self, Closes},
     settings::{Limits, Settings},
     stamping::{self, NotSigned},
 };
@@ -94,6 +94,8 @@ struct Open {
     revocation_keys: Keys,
     /// Of revocations: what opens holds up nothing that closes.
     revocation_rate: Rate,
+    /// Of those that close less than everything: they leave a part of that rate to it.
+    narrow_rate: Rate,
     /// Who issues certificates of hosts.
     authority: Option<Held>,
     /// What signs checkpoints.
@@ -120,6 +122,8 @@ impl Open {
         // The signatures of a signer that was killed count too.
         let count = usize::try_from(most).unwrap_or(usize::MAX);
         let rate = |kinds| Rate::new(most, journal.last_times(kinds, count));
+        let before = journal.last_times(&[Kind::Revocation], count);
+        let narrow_rate = Rate::new((most - most.div_ceil(5)).max(1), before);
         let (rate, revocation_rate) =
             (rate(&[Kind::Grant, Kind::Policy]), rate(&[Kind::Revocation]));
         Ok(Self {
@@ -129,6 +133,7 @@ impl Open {
             rate,
             revocation_keys,
             revocation_rate,
+            narrow_rate,
             authority,
             freshness,
         })
@@ -226,7 +231,9 @@ impl Open {
             let detail = "there are no [[signer.revocation_keys]] in the configuration".to_owned();
             return Err(Refused { word: "no_revocation_keys", detail }.into());
         }
-        revocation::check(payload, now_ms)?;
+        if revocation::check(payload, now_ms)? == Closes::Some {
+            self.narrow_rate.take(now_ms).map_err(Trouble::TooFast)?;
+        }
         self.revocation_rate.take(now_ms).map_err(Trouble::TooFast)?;
         self.journal.keep(&[by_hash(Kind::Revocation, payload)], now_ms)?;
         signed(&mut self.revocation_keys, REVOCATION_TYPE, payload)

@@ -47,15 +47,20 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// A signer that ran for this time, or has answered, has not failed at once.
 const RAN_WELL: Duration = Duration::from_secs(10);
-/// What may wait to be signed.
+/// What may wait to be signed, and the same of what does not wait for others.
 const QUEUE: usize = 256;
 /// What the signer has at once: the rest waits here, and survives its end.
-const IN_FLIGHT: usize = 16;
+const IN_FLIGHT: usize = 4;
+/// The same, with what does not wait for others.
+const MOST_IN_FLIGHT: usize = 8;
 
 /// The signer. The last one that is dropped ends its process.
 #[derive(Clone, Debug)]
 pub struct Signer {
+    /// Grants, policies and certificates.
     asks: mpsc::Sender<Asked>,
+    /// What closes, and checkpoints: none of the others holds it up, however many wait.
+    urgent: mpsc::Sender<Asked>,
     seen: Arc<RwLock<Seen>>,
 }
 
@@ -93,7 +98,9 @@ impl Signer {
     pub async fn start_program(program: &Path, settings: &Settings) -> Result<Self, SignerError> {
         let unavailable = |error: io::Error| SignerError::Unavailable(error.to_string());
         settings.check().map_err(|error| SignerError::Unavailable(error.to_string()))?;
-        let (asks, asked) = mpsc::channel(QUEUE);
+        let (asks, waiting) = mpsc::channel(QUEUE);
+        let (urgent, first) = mpsc::channel(QUEUE);
+        let asked = Queues { first, waiting };
         let (started, start) = oneshot::channel();
         let seen = Arc::new(RwLock::new(Seen::default()));
         let keeper = Keeper {
@@ -107,7 +114,7 @@ impl Signer {
             .spawn(move || runtime.block_on(keeper.run(asked, started)))
             .map_err(unavailable)?;
         match start.await {
-            Ok(Ok(())) => Ok(Self { asks, seen }),
+            Ok(Ok(())) => Ok(Self { asks, urgent, seen }),
             Ok(Err(why)) => Err(SignerError::Unavailable(why)),
             Err(_) => Err(SignerError::Unavailable("its thread has ended".into())),
         }
@@ -133,9 +140,37 @@ impl Signer {
         let late = || SignerError::Unavailable("it did not answer in time".into());
         let until = Instant::now() + PATIENCE;
         let (answer, answered) = oneshot::channel();
+        let queue = match &ask {
+            Ask::Checkpoint(_) | Ask::Revocation { .. } => &self.urgent,
+            Ask::Certificate(_) | Ask::Grant(_) | Ask::Policy { .. } => &self.asks,
+        };
         let asked = Asked { ask, until, answer };
-        timeout_at(until, self.asks.send(asked)).await.map_err(|_| late())?.map_err(|_| gone())?;
+        timeout_at(until, queue.send(asked)).await.map_err(|_| late())?.map_err(|_| gone())?;
         timeout_at(until, answered).await.map_err(|_| late())?.map_err(|_| gone())?
+    }
+}
+
+/// What was asked. Both queues end with the last [`Signer`].
+struct Queues {
+    /// What does not wait for the others.
+    first: mpsc::Receiver<Asked>,
+    waiting: mpsc::Receiver<Asked>,
+}
+
+impl Queues {
+    /// The next one, if this number is with the signer. `None`: nobody needs the signer any more. If it
+    /// is not awaited to the end, nothing is lost.
+    async fn next(&mut self, in_flight: usize) -> Option<Asked> {
+        tokio::select! {
+            biased;
+            one = self.first.recv(), if in_flight < MOST_IN_FLIGHT => one,
+            one = self.waiting.recv(), if in_flight < IN_FLIGHT => one,
+            else => std::future::pending().await,
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.first.is_closed()
     }
 }
 
@@ -155,11 +190,7 @@ enum End {
 }
 
 impl Keeper {
-    async fn run(
-        self,
-        mut asked: mpsc::Receiver<Asked>,
-        started: oneshot::Sender<Result<(), String>>,
-    ) {
+    async fn run(self, mut asked: Queues, started: oneshot::Sender<Result<(), String>>) {
         let mut running = match self.start().await {
             Ok(running) => running,
             Err(why) => {
@@ -200,17 +231,12 @@ impl Keeper {
 
     /// Waits before a start. If the last one has failed, whoever asks meanwhile gets the reason at once.
     /// Returns whether anybody needs the signer still.
-    async fn pause(
-        &self,
-        wait: Duration,
-        asked: &mut mpsc::Receiver<Asked>,
-        failed: Option<&str>,
-    ) -> bool {
+    async fn pause(&self, wait: Duration, asked: &mut Queues, failed: Option<&str>) -> bool {
         let until = Instant::now() + wait;
         loop {
             tokio::select! {
                 () = sleep_until(until) => return !asked.is_closed(),
-                one = asked.recv(), if failed.is_some() => {
+                one = asked.next(0), if failed.is_some() => {
                     let Some(one) = one else { return false };
                     let why = format!("it does not start: {}", failed.unwrap_or_default());
                     let _nobody_waits = one.answer.send(Err(SignerError::Unavailable(why)));
@@ -279,12 +305,12 @@ struct Running {
 }
 
 impl Running {
-    async fn serve(&mut self, asked: &mut mpsc::Receiver<Asked>) -> End {
+    async fn serve(&mut self, asked: &mut Queues) -> End {
         loop {
             let oldest = self.waiting.values().map(|(since, _)| *since).min();
             let hangs = oldest.unwrap_or_else(Instant::now) + HANGS;
             tokio::select! {
-                one = asked.recv(), if self.waiting.len() < IN_FLIGHT => {
+                one = asked.next(self.waiting.len()) => {
                     let Some(one) = one else { return End::Dropped };
                     if let Err(why) = self.send(one).await {
                         return End::Lost(why);

@@ -22,8 +22,17 @@ const AROUND: usize = 8 * 1024;
 const MAX_HOSTS: usize = 16_384;
 const MAX_IDS: usize = 4096;
 
+/// What a revocation closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closes {
+    /// All grants on every host.
+    Everything,
+    /// Less.
+    Some,
+}
+
 /// Checks an encoded `jit.v1.Revocation` (docs/grants.md, section "Verification of a revocation").
-pub(super) fn check(payload: &[u8], now_ms: i64) -> Result<(), Refused> {
+pub(super) fn check(payload: &[u8], now_ms: i64) -> Result<Closes, Refused> {
     let malformed = |detail: String| Refused { word: "malformed", detail };
     if payload.len() > MAX_ENVELOPE_BYTES - AROUND {
         let most = MAX_ENVELOPE_BYTES - AROUND;
@@ -40,7 +49,7 @@ pub(super) fn check(payload: &[u8], now_ms: i64) -> Result<(), Refused> {
     text::check("reason", &message.reason, MAX_TEXT_BYTES).map_err(malformed)?;
     check_hosts(&message).map_err(malformed)?;
     check_grants(&message).map_err(malformed)?;
-    let v1::Revocation { issued_before_ms, keep_until_ms, .. } = message;
+    let v1::Revocation { issued_before_ms, keep_until_ms, every_host, all, .. } = message;
     if issued_before_ms <= 0 {
         return Err(malformed("issued_before is missing".to_owned()));
     }
@@ -56,7 +65,7 @@ pub(super) fn check(payload: &[u8], now_ms: i64) -> Result<(), Refused> {
             "keep_until is later than issued_before, by at most {days} days"
         )));
     }
-    Ok(())
+    Ok(if every_host && all { Closes::Everything } else { Closes::Some })
 }
 
 fn check_hosts(message: &v1::Revocation) -> Result<(), String> {
@@ -117,7 +126,7 @@ mod tests {
         }
     }
 
-    fn word(change: impl FnOnce(&mut v1::Revocation)) -> Result<(), &'static str> {
+    fn word(change: impl FnOnce(&mut v1::Revocation)) -> Result<Closes, &'static str> {
         let mut message = all();
         change(&mut message);
         check(&message.encode_to_vec(), NOW).map_err(|refused| refused.word)
@@ -125,18 +134,18 @@ mod tests {
 
     #[test]
     fn what_hosts_take_is_signed_whoever_it_is_about() {
-        assert_eq!(word(|_| ()), Ok(()));
+        assert_eq!(word(|_| ()), Ok(Closes::Everything));
         let id = |last: u8| vec![last; 16].into();
-        assert_eq!(word(|m| (m.all, m.grant_ids) = (false, vec![id(1), id(2)])), Ok(()));
-        assert_eq!(word(|m| (m.all, m.requester) = (false, "ana".into())), Ok(()));
+        assert_eq!(word(|m| (m.all, m.grant_ids) = (false, vec![id(1), id(2)])), Ok(Closes::Some));
+        assert_eq!(word(|m| (m.all, m.requester) = (false, "ana".into())), Ok(Closes::Some));
         let hosts = vec!["web-1".to_owned(), "web-2".to_owned()];
-        assert_eq!(word(|m| (m.every_host, m.hosts) = (false, hosts)), Ok(()));
-        assert_eq!(word(|m| m.issued_before_ms = NOW + SKEW_MS), Ok(()));
+        assert_eq!(word(|m| (m.every_host, m.hosts) = (false, hosts)), Ok(Closes::Some));
+        assert_eq!(word(|m| m.issued_before_ms = NOW + SKEW_MS), Ok(Closes::Everything));
         // One that closes less than another one is signed, too.
         let old = |m: &mut v1::Revocation| {
             (m.issued_before_ms, m.keep_until_ms) = (NOW - MAX_AGE_MS, NOW);
         };
-        assert_eq!(word(old), Ok(()));
+        assert_eq!(word(old), Ok(Closes::Everything));
     }
 
     #[test]

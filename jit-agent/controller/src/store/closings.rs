@@ -9,6 +9,9 @@ use sqlx::{AssertSqlSafe, Row as _, any::AnyRow, query};
 
 use super::{Store, StoreError, Tx};
 
+/// A minute and a day, milliseconds.
+const MINUTE_MS: i64 = 60_000;
+const DAY_MS: i64 = 24 * 3_600_000;
 /// Rows of one statement.
 const ROWS: usize = 200;
 /// A host of the closing `$1`.
@@ -85,6 +88,19 @@ pub struct ClosingAnswer {
     pub answered_ms: i64,
 }
 
+/// How many revocations there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClosingLoad {
+    /// Of a person, in the last minute.
+    pub minute: i64,
+    /// Of a person, in the last day.
+    pub day: i64,
+    /// Of a person, that some host has not carried out.
+    pub open_of_one: i64,
+    /// The same of all people.
+    pub open: i64,
+}
+
 /// How many hosts have said what.
 pub type ClosingCounts = BTreeMap<Heard, i64>;
 
@@ -115,13 +131,13 @@ impl Store {
         row.fetch_optional(self.pool()).await?.as_ref().map(closing).transpose()
     }
 
-    /// Those that the signer has not signed, and has not refused.
+    /// Those that the signer has not signed, and has not refused; those for every host first.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn unsigned_closings(&self, now_ms: i64) -> Result<Vec<Closing>, StoreError> {
         let rows = "SELECT * FROM closing WHERE signed_ms = 0 AND trouble = '' \
-                    AND keep_until_ms > $1 ORDER BY id LIMIT 100";
+                    AND keep_until_ms > $1 ORDER BY every_host DESC, id LIMIT 200";
         let rows = query(rows).bind(now_ms).fetch_all(self.pool()).await?;
         rows.iter().map(closing).collect()
     }
@@ -135,29 +151,62 @@ impl Store {
         query(row).fetch_optional(self.pool()).await?.as_ref().map(closing).transpose()
     }
 
-    /// Ids of those that hosts must hear.
+    /// Ids of those that some host must hear that is there now.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn live_closings(&self, now_ms: i64) -> Result<Vec<String>, StoreError> {
-        let rows = "SELECT id FROM closing WHERE signed_ms > 0 AND keep_until_ms > $1";
+        let rows = "SELECT id FROM closing WHERE signed_ms > 0 AND keep_until_ms > $1 \
+                    AND complete_ms = 0";
         let rows = query(rows).bind(now_ms).fetch_all(self.pool()).await?;
         rows.iter().map(|row| Ok(row.try_get("id")?)).collect()
     }
 
-    /// Those that this host must hear, and has not carried out.
+    /// Whether a host that comes may have to hear one.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn closings_due(&self, host: &str, now_ms: i64) -> Result<Vec<Closing>, StoreError> {
-        let rows = "SELECT * FROM closing WHERE signed_ms > 0 AND keep_until_ms > $2 \
+    pub async fn has_closings(&self, now_ms: i64) -> Result<bool, StoreError> {
+        let row = "SELECT id FROM closing WHERE signed_ms > 0 AND keep_until_ms > $1 LIMIT 1";
+        Ok(query(row).bind(now_ms).fetch_optional(self.pool()).await?.is_some())
+    }
+
+    /// How many there are, of a person and of all.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn closing_load(&self, author: &str, now_ms: i64) -> Result<ClosingLoad, StoreError> {
+        let row = "SELECT \
+                   (SELECT COUNT(*) FROM closing WHERE author = $1 AND made_ms > $2) AS minute, \
+                   (SELECT COUNT(*) FROM closing WHERE author = $1 AND made_ms > $3) AS day, \
+                   (SELECT COUNT(*) FROM closing WHERE author = $1 AND trouble = '' \
+                   AND complete_ms = 0 AND keep_until_ms > $4) AS open_of_one, \
+                   (SELECT COUNT(*) FROM closing WHERE trouble = '' \
+                   AND complete_ms = 0 AND keep_until_ms > $4) AS open";
+        let row = query(row).bind(author).bind(now_ms.saturating_sub(MINUTE_MS));
+        let row = row.bind(now_ms.saturating_sub(DAY_MS)).bind(now_ms);
+        let row = row.fetch_one(self.pool()).await?;
+        Ok(ClosingLoad {
+            minute: row.try_get("minute")?,
+            day: row.try_get("day")?,
+            open_of_one: row.try_get("open_of_one")?,
+            open: row.try_get("open")?,
+        })
+    }
+
+    /// Ids of those that this host must hear, and has not carried out.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn closings_due(&self, host: &str, now_ms: i64) -> Result<Vec<String>, StoreError> {
+        let rows = "SELECT id FROM closing WHERE signed_ms > 0 AND keep_until_ms > $2 \
                     AND (every_host = 1 OR EXISTS (SELECT 1 FROM closing_target AS target \
                     WHERE target.closing = closing.id AND target.host = $1)) \
                     AND NOT EXISTS (SELECT 1 FROM closing_host AS heard \
                     WHERE heard.closing = closing.id AND heard.host = $1 \
                     AND heard.answer = 'delivered') ORDER BY id";
         let rows = query(rows).bind(host).bind(now_ms).fetch_all(self.pool()).await?;
-        rows.iter().map(closing).collect()
+        rows.iter().map(|row| Ok(row.try_get("id")?)).collect()
     }
 
     /// How many hosts of the inventory have said what of it.

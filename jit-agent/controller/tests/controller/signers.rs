@@ -17,16 +17,21 @@ pub(crate) struct Signing {
 
 /// Starts one.
 pub(crate) async fn pem() -> Signing {
-    started(None).await
+    started(None, 100_000).await
+}
+
+/// Starts one that signs this often in a minute.
+pub(crate) async fn at_most(signatures_a_minute: u32) -> Signing {
+    started(None, signatures_a_minute).await
 }
 
 /// Starts one that issues certificates of hosts.
 pub(crate) async fn with_authority() -> Signing {
     let pair = Authority::create("hosts", Duration::from_secs(86_400)).unwrap();
-    started(Some((pair.certificate, pair.key))).await
+    started(Some((pair.certificate, pair.key)), 100_000).await
 }
 
-async fn started(authority: Option<(String, String)>) -> Signing {
+async fn started(authority: Option<(String, String)>, signatures_a_minute: u32) -> Signing {
     let directory = tempfile::tempdir().unwrap();
     let provider = rustls::crypto::ring::default_provider();
     for name in ["signing.key", "closing.key"] {
@@ -47,7 +52,7 @@ async fn started(authority: Option<(String, String)>) -> Signing {
         });
     }
     settings.resolve(directory.path());
-    settings.limits.signatures_a_minute = 100_000;
+    settings.limits.signatures_a_minute = signatures_a_minute;
     let program = Path::new(env!("CARGO_BIN_EXE_jit-controller"));
     let signer = Signer::start_program(program, &settings).await.unwrap();
     Signing { signer, _directory: directory }

@@ -4,6 +4,7 @@ use jit_client::signing::Algorithm;
 use jit_controller::signer::{KeySettings, SignerError};
 use jit_proto::{payload_type::REVOCATION_TYPE, v1};
 use prost::Message as _;
+use tokio::task::JoinSet;
 
 use crate::world::{World, agreed, new_key, now_ms, proposal, signs, verify_by, word};
 
@@ -88,4 +89,50 @@ async fn grants_hold_up_no_revocation_and_a_key_has_one_purpose() {
     world.settings.revocation_keys = vec![KeySettings::Pem { file }];
     let refused = world.try_start().await.unwrap_err();
     assert!(refused.to_string().contains("is the same key as another one"), "{refused}");
+}
+
+#[tokio::test]
+async fn what_closes_a_part_leaves_room_for_what_closes_everything() {
+    let mut world = with_keys();
+    world.settings.limits.signatures_a_minute = 10;
+    let signer = world.start().await;
+    let asks = |number: i64, everything: bool| {
+        let mut message = revocation(now_ms() - number);
+        if !everything {
+            (message.all, message.requester) = (false, "ana@example.org".into());
+        }
+        signer.sign_revocation(message.encode_to_vec())
+    };
+    for number in 0..8 {
+        asks(number, false).await.unwrap();
+    }
+    for (everything, signs) in [(false, false), (true, true), (true, true), (true, false)] {
+        match asks(9, everything).await {
+            Ok(_) => assert!(signs, "{everything}"),
+            Err(SignerError::Unavailable(why)) => assert!(!signs && why.contains("too_fast")),
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn grants_that_wait_hold_up_no_revocation() {
+    let signer = with_keys().start().await;
+    let mut grants = JoinSet::new();
+    for request in (0..250).map(|_| agreed(proposal())) {
+        let signer = signer.clone();
+        grants.spawn(async move { signer.sign(&request).await.unwrap() });
+    }
+    // All of them have asked.
+    tokio::task::yield_now().await;
+    signer.sign_revocation(all()).await.unwrap();
+    let mut before = 0;
+    while let Some(signed) = grants.try_join_next() {
+        signed.unwrap();
+        before += 1;
+    }
+    assert!(before < 125, "{before} grants came first");
+    while let Some(signed) = grants.join_next().await {
+        signed.unwrap();
+    }
 }

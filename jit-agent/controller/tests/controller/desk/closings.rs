@@ -2,14 +2,14 @@
 
 use jit_client::{public_key::PublicKey, revocation_order::Whose};
 use jit_controller::{
-    desk::{Close, DeskError},
-    model::{Answer, State},
-    store::{Closing, ClosingAnswer, Wanted, closings::Heard},
+    desk::{Close, Desk, DeskError, Settings},
+    model::{Account, Answer, State},
+    store::{Closing, ClosingAnswer, Store, Wanted, closings::Heard},
 };
 use jit_proto::{dsse::pre_authentication_encoding, payload_type::REVOCATION_TYPE};
 
 use super::{HOUR, Office, now_ms, ssh};
-use crate::databases::Database;
+use crate::{databases::Database, signers};
 
 on_each_database! {
     one_payload_for_every_host_ends_all_that_was_granted_until_then,
@@ -19,6 +19,8 @@ on_each_database! {
     a_refusal_is_recorded_once_and_the_last_answer_counts,
     another_process_signs_what_this_one_cannot,
     what_hosts_report_before_the_desk_has_ended_it_is_revoked_all_the_same,
+    a_flood_of_one_person_stops_nobody_else_and_not_what_closes_everything,
+    what_the_signer_cannot_sign_now_is_kept_and_signed_later,
 }
 
 fn everything() -> Close {
@@ -97,7 +99,7 @@ async fn one_payload_for_every_host_ends_all_that_was_granted_until_then(databas
     let late = office.store.deliveries_due(now_ms() + 31_000, 10).await.unwrap();
     assert_eq!(late.iter().filter(|row| row.wanted == Wanted::Revoke).count(), 2);
     office.hear(&[answer(&closing, "web-1", Heard::Delivered, "ok")]).await;
-    assert_eq!(office.store.closings_due("web-1", now_ms()).await.unwrap(), []);
+    assert!(office.store.closings_due("web-1", now_ms()).await.unwrap().is_empty());
     assert_eq!(office.store.closings_due("web-2", now_ms()).await.unwrap().len(), 1);
     // Also a host that comes later must hear it, until nobody needs to.
     assert_eq!(office.store.closings_due("web-9", now_ms()).await.unwrap().len(), 1);
@@ -208,11 +210,10 @@ async fn a_refusal_is_recorded_once_and_the_last_answer_counts(database: Databas
 }
 
 async fn another_process_signs_what_this_one_cannot(database: Database) {
-    use jit_controller::{desk::Settings, store::Store};
     let office = Office::open(&database).await;
     let open = office.open_request(ssh()).await;
     let store = Store::open(&database.url).await.unwrap();
-    let keyless = jit_controller::desk::Desk::new(store, None, Settings::default());
+    let keyless = Desk::new(store, None, Settings::default());
     let max = office.account("max").await;
     let made = keyless.close(&max, &everything(), now_ms()).await.unwrap();
     keyless.sign_closings(now_ms()).await.unwrap();
@@ -252,4 +253,74 @@ async fn what_hosts_report_before_the_desk_has_ended_it_is_revoked_all_the_same(
     assert_eq!(office.state(&old.proposal.id).await, State::Ended);
     let rows = office.store.deliveries_of(&open.proposal.id).await.unwrap();
     assert!(rows.iter().all(|row| row.answer == Answer::Closed && !row.pending), "{rows:?}");
+}
+
+async fn a_flood_of_one_person_stops_nobody_else_and_not_what_closes_everything(
+    database: Database,
+) {
+    let office = Office::open(&database).await;
+    let max = office.account("max").await;
+    let bo = Account { groups: max.groups.clone(), ..office.account("bo").await };
+    let narrow = Close { whose: Whose::Requester("ana@example.org".into()), ..everything() };
+    let conflict = |made: Result<Closing, DeskError>, says: &str| match made {
+        Err(DeskError::Conflict(why)) => assert!(why.contains(says), "{why}"),
+        other => panic!("{other:?}"),
+    };
+    // No faster than a minute lets anybody.
+    let began = now_ms() - 300_000;
+    for number in 0..200 {
+        office.desk.close(&max, &narrow, began + number * 1_100).await.unwrap();
+    }
+    let now = began + 220_000;
+    conflict(office.desk.close(&max, &narrow, now).await, "--every-host --all");
+    office.desk.close(&bo, &narrow, now).await.unwrap();
+    office.desk.close(&max, &everything(), now).await.unwrap();
+    // What hosts have carried out does not count, and stays for those that come later.
+    let mine = office.store.closings("", "max@example.org", 500).await.unwrap();
+    assert_eq!(mine.len(), 201);
+    for one in &mine {
+        let heard = ["web-1", "web-2"].map(|host| answer(one, host, Heard::Delivered, "ok"));
+        office.hear(&heard).await;
+    }
+    office.desk.close(&max, &narrow, now + 60_000).await.unwrap();
+    assert_eq!(office.store.live_closings(now_ms()).await.unwrap().len(), 2);
+    assert!(office.store.has_closings(now_ms()).await.unwrap());
+    assert_eq!(office.store.closings_due("web-9", now_ms()).await.unwrap().len(), 203);
+    // Of everything, too, a minute has so many.
+    for number in 0..59 {
+        office.desk.close(&max, &everything(), now + 60_001 + number).await.unwrap();
+    }
+    conflict(office.desk.close(&max, &everything(), now + 61_000).await, "within a minute");
+    office.desk.close(&bo, &everything(), now + 61_000).await.unwrap();
+}
+
+async fn what_the_signer_cannot_sign_now_is_kept_and_signed_later(database: Database) {
+    let mut office = Office::open(&database).await;
+    let open = office.open_request(ssh()).await;
+    let slow = signers::at_most(1).await;
+    let store = Store::open(&database.url).await.unwrap();
+    let desk = Desk::new(store, Some(slow.signer.clone()), Settings::default());
+    let max = office.account("max").await;
+    let signed = desk.close(&max, &everything(), now_ms() - 90_000).await.unwrap();
+    assert!(signed.envelope.is_some());
+    let narrow = Close { whose: Whose::Requester("ana@example.org".into()), ..everything() };
+    let (narrow, all) = (
+        desk.close(&max, &narrow, now_ms()).await.unwrap(),
+        desk.close(&max, &everything(), now_ms()).await.unwrap(),
+    );
+    assert_eq!((narrow.signed_ms, all.signed_ms), (0, 0));
+    let waits = desk.sign_closings(now_ms()).await.unwrap_err();
+    assert!(waits.to_string().contains("too_fast"), "{waits}");
+    assert_eq!(office.state(&open.proposal.id).await, State::Open);
+    // Another one has the time, for one of them: it is the one of everything.
+    office.signing = signers::at_most(1).await;
+    let store = Store::open(&database.url).await.unwrap();
+    let later = Desk::new(store, Some(office.signing.signer.clone()), Settings::default());
+    later.sign_closings(now_ms()).await.unwrap_err();
+    let unsigned = office.store.unsigned_closings(now_ms()).await.unwrap();
+    let unsigned: Vec<_> = unsigned.iter().map(|one| one.id.as_str()).collect();
+    assert_eq!(unsigned, [narrow.id.as_str()]);
+    office.desk.tick(now_ms()).await.unwrap();
+    let read = office.read(&open.proposal.id).await;
+    assert!(read.state == State::Revoked && read.why.contains(&all.id), "{}", read.why);
 }

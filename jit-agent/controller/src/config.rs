@@ -8,6 +8,7 @@ mod audit;
 mod database;
 mod hub;
 mod read;
+mod secret_files;
 mod syslog;
 
 use std::{

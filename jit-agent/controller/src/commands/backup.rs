@@ -24,7 +24,6 @@ use crate::{
     audit::{head::HeadKey, sealing::sign_if_due},
     clock,
     config::{Config, Database, FILE},
-    signer::KeySettings,
     store::{Store, dump},
 };
 
@@ -220,25 +219,7 @@ fn database_files(database: &Database) -> BTreeSet<PathBuf> {
 
 /// Files with secrets that the configuration names.
 fn secrets(config: &Config) -> BTreeSet<PathBuf> {
-    let keys = config.signer.keys.iter().chain(&config.signer.revocation_keys);
-    let keys = keys.filter_map(|key| match key {
-        KeySettings::Pem { file } => Some(file.clone()),
-        KeySettings::Pkcs11 { pin_file, .. } => pin_file.clone(),
-        KeySettings::Command { .. } | KeySettings::SshAgent { .. } => None,
-    });
-    let syslog = config.syslog.iter().filter_map(|one| Some(one.own.as_ref()?.1.clone()));
-    let password = match &config.store {
-        Database::Postgres { password_file, .. } => password_file.clone(),
-        Database::Sqlite(_) => None,
-    };
-    [&config.audit.key, &config.agents.key, &config.api.key, &config.api.webhook_key]
-        .into_iter()
-        .cloned()
-        .chain(config.agents.hub.iter().map(|hub| hub.key.clone()))
-        .chain(keys)
-        .chain(syslog)
-        .chain(password)
-        .collect()
+    config.secret_files().into_iter().map(|(file, _)| file).collect()
 }
 
 /// All files that the configuration names.

@@ -63,7 +63,7 @@ pub async fn run(directory: &Path, args: &InitArgs) -> Result<Exit, Failure> {
 }
 
 /// What every controller's directory has.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 16] = [
     FILE,
     "controller.db",
     "pki",
@@ -74,6 +74,10 @@ const NAMES: [&str; 12] = [
     "signer.key",
     "signer.pub.pem",
     "signer.journal",
+    "revocation.key",
+    "revocation.pub.pem",
+    "freshness.key",
+    "freshness.pub.pem",
     "audit.key",
     "audit.pub.pem",
 ];
@@ -143,12 +147,16 @@ fn configuration(args: &InitArgs) -> String {
          # Where agents connect that cannot be dialled ([uplink] in their configuration; take away the\n\
          # #). The certificate must bear the DNS name or address that they connect to.\n\
          # [hub]\n# listen = \"0.0.0.0:7444\"\n# certificate = \"hub.pem\"\n# key = \"hub.key\"\n\n\
-         # With what grants are signed. limits: what is never signed, whoever has agreed.\n\
-         [signer]\nkeys = [{{ kind = \"pem\", file = \"signer.key\" }}]\n\n\
+         # With what grants are signed, and with what revocations are: that key closes, and opens nothing.\n\
+         # limits: what is never signed, whoever has agreed.\n\
+         [signer]\nkeys = [{{ kind = \"pem\", file = \"signer.key\" }}]\n\
+         revocation_keys = [{{ kind = \"pem\", file = \"revocation.key\" }}]\n\n\
          [signer.limits]\nlongest = \"8h\"\n\
          # A policy says what hosts protect, and so can open all of a port to everybody. None is signed\n\
          # before this line is in force (take away the #, then: systemctl restart jit-controller):\n\
          # policies = true\n\n\
+         # Signs checkpoints and nothing else: by them hosts notice what a hub withholds.\n\
+         [signer.freshness]\nkey = {{ kind = \"pem\", file = \"freshness.key\" }}\n\n\
          # Signs the end of the audit.\n\
          [audit]\nkey = \"audit.key\"\n\n\
          # Receivers of the audit over TLS (RFC 5425); format: \"jsonl\" or \"ocsf\".\n\

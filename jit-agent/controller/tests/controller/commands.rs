@@ -1,6 +1,7 @@
 //! The real program: a controller is made, looked at, copied and put back, on either database.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -103,9 +104,27 @@ async fn a_new_controller_is_in_order(database: Database) {
     let token = report["token"].as_str().unwrap();
     assert_eq!(report["next"].as_array().unwrap().len(), 4);
     assert_eq!(report["signing_key"]["algorithm"], "ECDSA P-256");
+    let host_config = report["host_config"].as_str().unwrap();
     for words in ["client_ca", "[[controller]]", "[[signer]]", "spiffe://jit.example.org/"] {
-        assert!(report["host_config"].as_str().unwrap().contains(words), "{words}");
+        assert!(host_config.contains(words), "{words}");
     }
+    // Three keys, each for one purpose, and the lines that hosts need for them.
+    let mut ids = BTreeSet::new();
+    for (key, file, signs) in [
+        ("signing_key", "signer.pub.pem", "grant"),
+        ("revocation_key", "revocation.pub.pem", "revocation"),
+        ("freshness_key", "freshness.pub.pem", "checkpoint"),
+    ] {
+        assert_eq!(report[key]["algorithm"], "ECDSA P-256");
+        ids.insert(report[key]["id"].to_string());
+        let file = fs::read_to_string(controller.dir().join(file)).unwrap();
+        assert_eq!(report[key]["public_key"], file);
+        assert!(host_config.contains(&format!("signs = [\"{signs}\"]")), "{host_config}");
+    }
+    assert_eq!(ids.len(), 3);
+    let config = Config::read(&controller.dir().join("controller.toml")).unwrap();
+    assert_eq!(config.signer.revocation_keys.len(), 1);
+    assert!(config.signer.freshness.is_some());
     let store = controller.store().await;
     let hash = jit_controller::api::token::Secret::of_text(token).unwrap().hash();
     assert_eq!(store.token(&hash).await.unwrap().unwrap().account, "ana");
@@ -204,12 +223,23 @@ async fn what_is_wrong_is_found_by_check(database: Database) {
     assert_eq!(other.status.code(), Some(78), "{}", text(&other));
 }
 
+/// Writes a file for its owner alone.
+fn private(file: &Path, text: &str) {
+    fs::write(file, text).unwrap();
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
 async fn a_backup_comes_back_in_either_database(database: Database) {
     let controller = Controller::made(&database);
     let store = controller.store().await;
     record(&store, 0, 40).await;
     store.close().await;
     fs::write(controller.dir().join("signer.journal"), "journal").unwrap();
+    // A secret that is no private key.
+    let file = controller.dir().join("controller.toml");
+    let bot = "[[messages.slack]]\nname = \"ops\"\nchannel = \"C1\"\ntoken_file = \"bot.txt\"\n";
+    fs::write(&file, fs::read_to_string(&file).unwrap() + bot).unwrap();
+    private(&controller.dir().join("bot.txt"), "xoxb-secret");
     for (number, with_keys) in [(0, false), (1, true)] {
         let to = controller.root.path().join(format!("backup-{number}"));
         let mut arguments = vec!["backup", "--json", "--to", to.to_str().unwrap()];
@@ -222,7 +252,8 @@ async fn a_backup_comes_back_in_either_database(database: Database) {
         below(&to, &mut files);
         for file in &files {
             assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600, "{}", file.display());
-            let secret = fs::read_to_string(file).unwrap().contains("PRIVATE KEY-");
+            let text = fs::read_to_string(file).unwrap();
+            let secret = text.contains("PRIVATE KEY-") || text.contains("xoxb-secret");
             assert!(with_keys || !secret, "{}", file.display());
         }
         let targets = [sqlite().await, postgres().await];

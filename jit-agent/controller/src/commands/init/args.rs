@@ -11,9 +11,9 @@ Examples:
     jit-controller init --dir /srv/jit --name jit.example.org --database postgres://jit@db/jit
 
 It makes in one directory: controller.toml, the database, an authority for the certificates of
-agents and of the controller (pki), the controller's certificates, the key that signs grants,
-the key of the audit, the default rules, and an administrator, whose token is shown once. It
-replaces nothing.";
+agents and of the controller (pki), the controller's certificates, the keys that sign grants,
+revocations and checkpoints, the key of the audit, the default rules, and an administrator,
+whose token is shown once. It replaces nothing.";
 
 /// Arguments of `init`.
 #[derive(Args, Debug)]
@@ -35,7 +35,7 @@ pub struct InitArgs {
     /// Write the token to this file (mode 0600) in place of showing it
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Signature algorithm of the key that signs grants
+    /// Signature algorithm of the keys that sign grants, revocations and checkpoints
     #[arg(long, value_enum, default_value = "ed25519")]
     pub algorithm: AlgorithmArg,
     /// The database: postgres://USER@HOST/DATABASE; without it a file of SQLite

@@ -27,6 +27,8 @@ pub(super) struct Keys {
     agents: Pair,
     api: Pair,
     signer: SigningKey,
+    revocation: SigningKey,
+    freshness: SigningKey,
     audit_pem: String,
     pub(super) audit: HeadKey,
 }
@@ -63,21 +65,25 @@ impl Keys {
                 Failure::unavailable("cannot make a key: the system gives no random numbers")
             })
         };
-        let signer = new(args.algorithm.into())?;
+        let algorithm = args.algorithm.into();
+        let (signer, revocation) = (new(algorithm)?, new(algorithm)?);
+        let freshness = new(algorithm)?;
         let audit_pem = new(Algorithm::Ed25519)?.to_pem();
         let audit = HeadKey::from_pem(&audit_pem).map_err(Failure::unavailable)?;
-        Ok(Self { authority, agents, api, signer, audit_pem, audit })
+        Ok(Self { authority, agents, api, signer, revocation, freshness, audit_pem, audit })
     }
 
     pub(super) fn write(&self, directory: &Path) -> Result<(), Failure> {
         files::make_directory(&directory.join("pki"))?;
-        let (signer, audit) = (self.signer.to_pem(), &self.audit_pem);
+        let Self { signer, revocation, freshness, .. } = self;
         for (name, text) in [
             ("pki/ca.key", &self.authority.key),
             ("controller.key", &self.agents.key),
             ("api.key", &self.api.key),
-            ("signer.key", &signer),
-            ("audit.key", audit),
+            ("signer.key", &signer.to_pem()),
+            ("revocation.key", &revocation.to_pem()),
+            ("freshness.key", &freshness.to_pem()),
+            ("audit.key", &self.audit_pem),
         ] {
             files::write_new(&directory.join(name), text.as_bytes(), PRIVATE)?;
         }
@@ -85,7 +91,9 @@ impl Keys {
             ("pki/ca.pem", &self.authority.certificate),
             ("controller.pem", &self.agents.certificate),
             ("api.pem", &self.api.certificate),
-            ("signer.pub.pem", &self.signer.public_pem()),
+            ("signer.pub.pem", &signer.public_pem()),
+            ("revocation.pub.pem", &revocation.public_pem()),
+            ("freshness.pub.pem", &freshness.public_pem()),
             ("audit.pub.pem", &self.audit.public_pem()),
         ] {
             files::write_new(&directory.join(name), text.as_bytes(), PUBLIC)?;
@@ -93,8 +101,8 @@ impl Keys {
         Ok(())
     }
 
-    /// The signing key: algorithm, id, and public half.
-    pub(super) fn signer(&self) -> (&'static str, String, String) {
-        (self.signer.algorithm(), self.signer.key_id(), self.signer.public_pem())
+    /// The keys that sign: of grants, of revocations, and of checkpoints.
+    pub(super) const fn signing(&self) -> [&SigningKey; 3] {
+        [&self.signer, &self.revocation, &self.freshness]
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use jit_client::signing::SigningKey;
 use serde::Serialize;
 
 use super::{
@@ -23,6 +24,8 @@ pub(super) struct Report {
     ca: String,
     identity: String,
     signing_key: Key,
+    revocation_key: Key,
+    freshness_key: Key,
     audit_key: String,
     admin: String,
     /// Only if it is in no file.
@@ -43,6 +46,12 @@ struct Key {
     public_key: String,
 }
 
+impl From<&SigningKey> for Key {
+    fn from(key: &SigningKey) -> Self {
+        Self { algorithm: key.algorithm(), id: key.key_id(), public_key: key.public_pem() }
+    }
+}
+
 impl Report {
     pub(super) fn new(
         directory: &Path,
@@ -51,7 +60,7 @@ impl Report {
         keys: &Keys,
         secret: &Secret,
     ) -> Self {
-        let (algorithm, id, public_key) = keys.signer();
+        let [signing_key, revocation_key, freshness_key] = keys.signing().map(Key::from);
         let directory_text = std::path::absolute(directory)
             .unwrap_or_else(|_| directory.to_owned())
             .display()
@@ -72,7 +81,9 @@ impl Report {
             url,
             ca,
             identity: args.identity(),
-            signing_key: Key { algorithm, id, public_key },
+            signing_key,
+            revocation_key,
+            freshness_key,
             audit_key: keys.audit.id(),
             admin: args.admin.clone(),
             token: args.token_file.is_none().then(|| secret.expose().to_owned()),
@@ -100,10 +111,16 @@ impl Report {
             "Made a controller in {directory}\n\
              \x20 database      {database}\n\
              \x20 signing key   {algorithm} {id}\n\
+             \x20 revocations   {} {}\n\
+             \x20 checkpoints   {} {}\n\
              \x20 identity      {identity}\n\
              \x20 rules         version 1, the defaults: `jitctl rules`\n\n\
              {token}\n\
-             Next:\n"
+             Next:\n",
+            self.revocation_key.algorithm,
+            self.revocation_key.id,
+            self.freshness_key.algorithm,
+            self.freshness_key.id,
         );
         for (number, command) in (1..).zip(next) {
             text.push_str(&format!("  {number}. {command}\n"));
@@ -115,9 +132,11 @@ impl Report {
              It makes the host's key and agent.csr. Here, then, its certificate; copy it there as \
              tls/agent.pem,\nand {directory}/pki/ca.pem as tls/ca.pem:\n\n\
              \x20 jitctl pki issue --dir {directory}/pki --name web-1 --csr agent.csr\n\n\
-             By hand, these are the lines of /etc/jit-agent/config.toml:\n\n\
+             By hand, these are the lines of /etc/jit-agent/config.toml. The last three sections are for \
+             revocations\nand checkpoints: init does not write them. Copy {directory}/revocation.pub.pem and\n\
+             freshness.pub.pem there as signers/revocation.pem and signers/freshness.pem:\n\n\
              {host_config}\n\
-             Keep {directory}/pki/ca.key and {directory}/signer.key elsewhere too: \
+             Keep {directory}/pki/ca.key and the .key files beside it elsewhere too: \
              `jit-controller backup --with-keys`.\n"
         ));
         print(&text)
@@ -139,6 +158,16 @@ fn host_config(identity: &str) -> String {
          [[signer]]\n\
          id = \"controller\"\n\
          public_key = \"signers/controller.pem\"\n\
-         signs = [\"grant\"]\n"
+         signs = [\"grant\"]\n\n\
+         [[signer]]\n\
+         id = \"revocation\"\n\
+         public_key = \"signers/revocation.pem\"\n\
+         signs = [\"revocation\"]\n\n\
+         [[signer]]\n\
+         id = \"freshness\"\n\
+         public_key = \"signers/freshness.pem\"\n\
+         signs = [\"checkpoint\"]\n\n\
+         [freshness]\n\
+         on_stale = \"report\"\n"
     )
 }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     answer,
+    enrolling::Enrolling,
     input::{Body, Call},
     problem::{Failure, Word},
     state::ApiState,
@@ -48,7 +49,9 @@ pub(super) fn limit() -> DefaultBodyLimit {
 #[utoipa::path(get, path = "/api/v1/enrolments/nonce", tag = "enrolments", security(()),
     responses((status = 200, body = NonceView)))]
 pub(super) async fn nonce(State(state): State<ApiState>, call: Call) -> Result<Response, Failure> {
-    state.enrolling()?.call(call.origin.address)?;
+    let enrolling = state.enrolling()?;
+    enrolling.call(call.origin.address)?;
+    enrolling.nonce()?;
     let now_ms = clock::now_ms();
     let mut tx = state.store().begin().await?;
     let nonce = nonce::give(&mut tx, now_ms).await?;
@@ -129,7 +132,7 @@ async fn certificate(
     }
 }
 
-/// Says why a machine is refused, and records it, once a minute for a network.
+/// Says why a machine is refused, and records it, once a minute for a network and once a second for all.
 async fn refusal(
     state: &ApiState,
     call: &Call,
@@ -145,7 +148,7 @@ async fn refusal(
     let failure = Failure::new(Word::EnrolmentRefused, why.clone());
     let from = network(call.origin.address).to_string();
     let word = Word::EnrolmentRefused.text();
-    if state.limits().records(&from, word) {
+    if state.limits().records(&from, word) && state.enrolling().is_ok_and(Enrolling::records) {
         let detail = format!("{} from {from}: {why}", asked.method.word());
         let fields = json!({ "account": "", "token": "", "word": word, "detail": detail });
         let written = async {

@@ -1,6 +1,6 @@
 //! How many machines may enrol: they have no token, so nothing else bounds their calls.
 
-use std::{net::IpAddr, num::NonZeroU32};
+use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
 use governor::Quota;
 
@@ -17,6 +17,10 @@ pub(super) struct Enrolling {
     networks: Keyed<IpAddr>,
     /// Of all.
     all: Keyed<()>,
+    /// Nonces for all: each is a row of the database for ten minutes.
+    nonces: Keyed<()>,
+    /// Refusals that are recorded, of all: nobody fills the audit, from however many networks.
+    records: Keyed<()>,
 }
 
 impl Enrolling {
@@ -26,7 +30,13 @@ impl Enrolling {
             let number = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
             Quota::per_second(number(second)).allow_burst(number(burst))
         };
-        Self { opened, networks: Keyed::new(quota(10, 300)), all: Keyed::new(quota(100, 2000)) }
+        Self {
+            opened,
+            networks: Keyed::new(quota(10, 300)),
+            all: Keyed::new(quota(100, 2000)),
+            nonces: Keyed::new(quota(20, 1000)),
+            records: Keyed::new(quota(1, 60)),
+        }
     }
 
     /// What hosts need to enrol.
@@ -40,9 +50,29 @@ impl Enrolling {
     /// Too many.
     pub(super) fn call(&self, from: IpAddr) -> Result<(), Failure> {
         let checked = self.networks.check(&network(from)).and_then(|()| self.all.check(&()));
-        checked.map_err(|wait| {
-            Failure::new(Word::TooMany, "too many machines enrol at once")
-                .retry_after(wait.as_secs().saturating_add(1))
-        })
+        checked.map_err(too_many)
     }
+
+    /// A nonce, for a machine of Azure.
+    ///
+    /// # Errors
+    /// None of these enrols here, or there were too many.
+    pub(super) fn nonce(&self) -> Result<(), Failure> {
+        if self.opened.azure.is_none() {
+            let detail =
+                "nonces are for machines of Azure, and this controller does not believe it";
+            return Err(Failure::new(Word::EnrolmentRefused, detail));
+        }
+        self.nonces.check(&()).map_err(too_many)
+    }
+
+    /// Whether one more refusal is recorded.
+    pub(super) fn records(&self) -> bool {
+        self.records.check(&()).is_ok()
+    }
+}
+
+fn too_many(wait: Duration) -> Failure {
+    Failure::new(Word::TooMany, "too many machines enrol at once")
+        .retry_after(wait.as_secs().saturating_add(1))
 }

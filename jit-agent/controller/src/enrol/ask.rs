@@ -20,6 +20,9 @@ use crate::{
 /// The most hosts with the label of one machine that are looked at.
 const MOST_HOSTS: u32 = 3;
 
+const NO_TOKEN: &str = "the token does not count: it is another one, has ended, was withdrawn, or has been \
+                        used as often as it may be";
+
 /// What a host sends to prove who it is.
 #[derive(Clone, Debug)]
 pub struct Asked {
@@ -162,7 +165,11 @@ async fn claim(
     match asked.method {
         Method::Token => {
             check_id(&asked.host).map_err(|why| AskError::Field { field: "host", why })?;
-            Ok(Claim::Token)
+            // Who guesses takes no turn among those who change something.
+            match token::counts(store, &asked.proof, now_ms).await? {
+                true => Ok(Claim::Token),
+                false => Err(refused(&NO_TOKEN)),
+            }
         }
         Method::Ec2 => {
             let ec2 = opened.ec2.as_ref().ok_or_else(|| off("EC2"))?;
@@ -190,13 +197,8 @@ async fn prove(
     let refused = |why: &dyn ToString| AskError::Refused(why.to_string());
     let proof = match claim {
         Claim::Token => {
-            let token = token::take(tx, &asked.proof, now_ms).await?.ok_or_else(|| {
-                AskError::Refused(
-                    "the token does not count: it is another one, has ended, was withdrawn, or has \
-                     been used as often as it may be"
-                        .into(),
-                )
-            })?;
+            let token = token::take(tx, &asked.proof, now_ms).await?;
+            let token = token.ok_or_else(|| refused(&NO_TOKEN))?;
             let proof = token.prove(&asked.host);
             let proof = proof.map_err(|why| AskError::Field { field: "host", why })?;
             return Ok((proof, Some(token)));

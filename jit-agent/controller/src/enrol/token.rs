@@ -16,7 +16,7 @@ use super::proof::{Method, Proof, check_id};
 use crate::{
     audit::{self, Code, Record},
     secret,
-    store::{EnrolmentToken, StoreError, Tx, enrolments},
+    store::{EnrolmentToken, Store, StoreError, Tx, enrolments},
 };
 
 /// How a token begins, so that scanners for secrets find it. One of the API has another form.
@@ -155,6 +155,15 @@ pub async fn take(tx: &mut Tx, text: &str, now_ms: i64) -> Result<Option<Taken>,
     Ok(enrolments::take_token(tx, &secret.hash(), now_ms).await?.map(Taken))
 }
 
+/// Whether a token counts now. Nothing is changed: [`take`] decides.
+///
+/// # Errors
+/// Those of the database.
+pub async fn counts(store: &Store, text: &str, now_ms: i64) -> Result<bool, StoreError> {
+    let Some(secret) = Secret::of_text(text) else { return Ok(false) };
+    store.enrolment_token_counts(&secret.hash(), now_ms).await
+}
+
 impl Taken {
     /// The token's id.
     pub fn id(&self) -> &str {
@@ -172,6 +181,12 @@ impl Taken {
     /// No host has such an id; in words.
     pub fn prove(&self, host_id: &str) -> Result<Proof, String> {
         check_id(host_id)?;
+        if let Some(letter) = host_id.chars().find(|letter| !letter.is_ascii()) {
+            return Err(format!(
+                "the host's id has the letter {letter:?}: with a token it has letters of ASCII alone, so \
+                 that none looks like another host's"
+            ));
+        }
         let machine = format!("host:{}", enrolments::folded(host_id));
         let facts = [("token", self.0.id.clone())];
         Ok(Proof::new(host_id.to_owned(), Method::Token, machine, facts.into()))

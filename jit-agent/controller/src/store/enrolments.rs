@@ -139,6 +139,23 @@ impl Store {
         rows.fetch_all(self.pool()).await?.iter().map(token).collect()
     }
 
+    /// Whether the token with this hash has a use left, and has neither ended nor been revoked.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn enrolment_token_counts(
+        &self,
+        hash: &str,
+        now_ms: i64,
+    ) -> Result<bool, StoreError> {
+        let row = query(
+            "SELECT id FROM enrolment_token \
+             WHERE hash = $1 AND uses_left > 0 AND ends_ms > $2 AND revoked_ms = 0",
+        );
+        let row = row.bind(hash).bind(now_ms).fetch_optional(self.pool()).await?;
+        Ok(row.is_some())
+    }
+
     /// An enrolment.
     ///
     /// # Errors

@@ -1,11 +1,14 @@
 //! Machines that become hosts: what counts once does so under a race, and who comes second waits.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use jit_controller::{
     enrol::{
         admit::{self, Decision, NotRenewed, renews},
+        ask::{self, AskError, Asked, Outcome},
         nonce,
+        opened::Opened,
+        proof::Method,
         request::Request,
         token::{self, Secret, Taken, Wish},
     },
@@ -13,6 +16,7 @@ use jit_controller::{
     store::{Enrolment, EnrolmentState, HostCertificate, Store, Tx, again, enrolments, hosts},
 };
 use rcgen::{CertificateParams, KeyPair};
+use tokio::time::timeout;
 
 use crate::databases::Database;
 
@@ -22,6 +26,7 @@ on_each_database! {
     a_token_counts_as_often_as_it_says_under_a_race,
     a_token_that_ended_or_was_revoked_or_is_unknown_counts_never,
     a_use_comes_back_if_nothing_came_of_it,
+    who_guesses_tokens_waits_for_nobody_and_keeps_nobody_waiting,
     a_nonce_counts_once_and_for_ten_minutes,
     of_many_machines_at_once_one_becomes_the_host,
     who_comes_second_waits_and_a_person_puts_him_in_the_place_of_the_first,
@@ -97,6 +102,34 @@ async fn a_token_counts_as_often_as_it_says_under_a_race(database: Database) {
         }
         assert_eq!(count, uses);
     }
+}
+
+async fn who_guesses_tokens_waits_for_nobody_and_keeps_nobody_waiting(database: Database) {
+    let store = Store::open(&database.url).await.unwrap();
+    let (_, secret) = token(&store, 1).await;
+    let opened = Opened { hubs: Vec::new(), hub_ca: String::new(), ec2: None, azure: None };
+    let asked = |proof: &str| Asked {
+        method: Method::Token,
+        proof: proof.into(),
+        host: "web-1".into(),
+        nonce: String::new(),
+    };
+    // Somebody changes something, and takes his time.
+    let changing = store.begin().await.unwrap();
+    for proof in [Secret::generate().expose(), "", "jit_enrol_x"] {
+        let (request, asked) = (request(), asked(proof));
+        let refused = ask::ask(&store, &opened, &request, &asked, NOW_MS);
+        let refused = timeout(Duration::from_secs(5), refused).await.expect("it waits for others");
+        assert!(
+            matches!(&refused, Err(AskError::Refused(why)) if why.contains("token")),
+            "{refused:?}"
+        );
+    }
+    drop(changing);
+    let issued = ask::ask(&store, &opened, &request(), &asked(secret.expose()), NOW_MS).await;
+    assert!(matches!(issued, Ok(Outcome::Issued { .. })), "{issued:?}");
+    let again = ask::ask(&store, &opened, &request(), &asked(secret.expose()), NOW_MS).await;
+    assert!(matches!(again, Err(AskError::Refused(_))), "{again:?}");
 }
 
 async fn a_token_that_ended_or_was_revoked_or_is_unknown_counts_never(database: Database) {

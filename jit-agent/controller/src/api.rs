@@ -25,6 +25,7 @@ pub(crate) mod input;
 mod inventory;
 mod keys;
 mod limits;
+mod listed;
 mod mail;
 mod me;
 mod openapi;
@@ -73,6 +74,7 @@ pub(crate) use {
     auth::{CalledBy, admin, auditor},
     frame::Written,
     input::{Call, duration_ms},
+    listed::listed,
     problem::{Failure, Word},
     requests::{ask, full, previewed, visible},
     sight::Sight,

@@ -17,15 +17,13 @@ use super::{
     auth::{Caller, Scope},
     hosts,
     input::{Body, Call, Params},
+    listed::listed,
     problem::{Failure, Word},
     sight::Sight,
     state::ApiState,
     view,
 };
 use crate::{clock, fleet::Fleet, model::Account, store::Policy};
-
-/// Policies and rollouts that are looked at for one page of those that the account sees.
-pub(super) const MAX_SCAN: usize = 500;
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -57,41 +55,8 @@ pub(super) async fn list(
     let account = caller.with(Scope::Read)?;
     let most = answer::page_size(list.limit)?;
     let before = answer::cursor(list.cursor.as_deref())?;
-    let (found, next) = visible(&state, account, before, most).await?;
+    let (found, next) = listed::<Policy>(&state, account, before, most).await?;
     Ok(answer::page(&call, found.into_iter().map(view::policy).collect(), next))
-}
-
-/// Policies of a page that an account sees, the newest first, and where the next page begins;
-/// `None`: there is none.
-///
-/// # Errors
-/// Those of the database.
-pub(crate) async fn visible(
-    state: &ApiState,
-    account: &Account,
-    mut before: String,
-    most: u32,
-) -> Result<(Vec<Policy>, Option<String>), Failure> {
-    let room = usize::try_from(most).unwrap_or(usize::MAX);
-    let mut sight = Sight::new(state, account, clock::now_ms()).await?;
-    let (mut items, mut scanned) = (Vec::new(), 0_usize);
-    loop {
-        let found = state.store().policies(&before, most.saturating_add(1)).await?;
-        let is_last = found.len() <= room;
-        let ids: Vec<_> = found.iter().map(|one| one.id.clone()).collect();
-        let mut seen = sight.policies(found).await?.into_iter().peekable();
-        for id in ids {
-            if items.len() == room {
-                return Ok((items, Some(before)));
-            }
-            items.extend(seen.next_if(|one| one.id == id));
-            before = id;
-            scanned = scanned.saturating_add(1);
-        }
-        if is_last || scanned >= MAX_SCAN {
-            return Ok((items, (!is_last).then_some(before)));
-        }
-    }
 }
 
 /// Keeps a policy.

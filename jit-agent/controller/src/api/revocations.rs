@@ -19,6 +19,7 @@ use super::{
     answer,
     auth::{Caller, Scope},
     input::{Body, Call, Params},
+    policies::List,
     problem::Failure,
     state::ApiState,
     view,
@@ -36,16 +37,6 @@ use crate::{
 pub(super) struct How {
     /// Only say what it would end.
     preview: Option<bool>,
-}
-
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct List {
-    /// Items of a page, 1 to 500; 50.
-    limit: Option<u32>,
-    /// `next` of the page before.
-    cursor: Option<String>,
 }
 
 #[derive(Deserialize, IntoParams)]

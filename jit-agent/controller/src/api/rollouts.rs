@@ -17,18 +17,14 @@ use super::{
     answer,
     auth::{Caller, Scope},
     input::{Body, Call, Params, duration_ms},
-    policies::{List, MAX_SCAN, fleet},
+    listed::listed,
+    policies::{List, fleet},
     problem::Failure,
     sight::Sight,
     state::ApiState,
     view,
 };
-use crate::{
-    clock,
-    fleet::rollouts::Course,
-    model::{Account, rollout::Wave},
-    store::Rollout,
-};
+use crate::{clock, fleet::rollouts::Course, model::rollout::Wave, store::Rollout};
 
 /// How long a host waits for the confirmation without a word about it, milliseconds.
 const CONFIRM_MS: i64 = 120_000;
@@ -55,41 +51,8 @@ pub(super) async fn list(
     let account = caller.with(Scope::Read)?;
     let most = answer::page_size(list.limit)?;
     let before = answer::cursor(list.cursor.as_deref())?;
-    let (found, next) = visible(&state, account, before, most).await?;
+    let (found, next) = listed::<Rollout>(&state, account, before, most).await?;
     Ok(answer::page(&call, found.into_iter().map(view::rollout).collect(), next))
-}
-
-/// Rollouts of a page that an account sees, the newest first, and where the next page begins;
-/// `None`: there is none.
-///
-/// # Errors
-/// Those of the database.
-pub(crate) async fn visible(
-    state: &ApiState,
-    account: &Account,
-    mut before: String,
-    most: u32,
-) -> Result<(Vec<Rollout>, Option<String>), Failure> {
-    let room = usize::try_from(most).unwrap_or(usize::MAX);
-    let mut sight = Sight::new(state, account, clock::now_ms()).await?;
-    let (mut items, mut scanned) = (Vec::new(), 0_usize);
-    loop {
-        let found = state.store().rollouts(&before, most.saturating_add(1)).await?;
-        let is_last = found.len() <= room;
-        let ids: Vec<_> = found.iter().map(|one| one.id.clone()).collect();
-        let mut seen = sight.rollouts(found).await?.into_iter().peekable();
-        for id in ids {
-            if items.len() == room {
-                return Ok((items, Some(before)));
-            }
-            items.extend(seen.next_if(|one| one.id == id));
-            before = id;
-            scanned = scanned.saturating_add(1);
-        }
-        if is_last || scanned >= MAX_SCAN {
-            return Ok((items, (!is_last).then_some(before)));
-        }
-    }
 }
 
 /// Begins a rollout, or says which hosts each wave would have.

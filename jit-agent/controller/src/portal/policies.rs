@@ -17,7 +17,7 @@ use super::{
     text::{When, address},
 };
 use crate::{
-    api::{self, ApiState, Failure, Sight, policies, rollouts},
+    api::{self, ApiState, Failure, Sight, listed, policies},
     clock,
     fleet::{FleetError, rollouts::check_policy},
     model::rollout::Wave,
@@ -99,10 +99,10 @@ pub(super) async fn show(
     fields: Fields,
 ) -> Result<Response, Failure> {
     let (account, below) = (signed_in.account(), fields.text("below").to_owned());
-    let (found, next) = policies::visible(&state, account, below, ROWS).await?;
+    let (found, next) = listed::<Policy>(&state, account, below, ROWS).await?;
     let next = next.map(|below| address("/policies", &[("below", &below)])).unwrap_or_default();
     let out = state.store().rollout_in_force().await?.map(|rollout| rollout.policy);
-    let (rollouts, _) = rollouts::visible(&state, account, String::new(), LATEST).await?;
+    let (rollouts, _) = listed::<Rollout>(&state, account, String::new(), LATEST).await?;
     let list = List {
         shell: Shell::of(&signed_in, "policies"),
         may_edit: account.is_admin(),

@@ -1,10 +1,10 @@
 //! TLS 1.3 with client certificates (rustls), and the names in a controller's certificate.
 
 mod hub;
+mod own;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use jit_client::pem::{self, Holds};
 use jit_proto::{
     WallTime,
     permission::{Permission, Permissions},
@@ -16,28 +16,26 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroize as _;
 
 pub(crate) use self::hub::Calling;
 pub use self::hub::{HubMaterial, Hubs};
-
+use self::own::{Kind, Own, content};
 use crate::{
     config::{Config, Control, Controller},
     control::{
         certificate::Facts,
         judge,
-        link::{Listed, Setup},
+        link::{Listed, Proofs, Setup},
     },
-    system::{
-        image::Files,
-        sys::{FileError, Readers},
-    },
+    system::{image::Files, sys::FileError},
 };
 
 /// HTTP/2 (RFC 9113 section 3.2).
 const ALPN: &[u8] = b"h2";
-/// Section of the configuration.
-const CONTROL: &str = "control";
+/// The certificates of `[control]`.
+const CONTROL: Kind =
+    Kind { section: "control", authorities: "client_ca", unfit: judge::never_serves };
 
 /// Certificates and key of the listening port.
 #[derive(Clone, Debug)]
@@ -46,12 +44,7 @@ pub struct Material {
     pub authorities: Authorities,
     /// End of the agent's own certificate.
     pub not_after: WallTime,
-    /// The agent's certificate, and those that lead to an authority.
-    chain: Vec<CertificateDer<'static>>,
-    /// The authorities that vouch for controllers.
-    roots: Vec<CertificateDer<'static>>,
-    /// For the front, which makes the handshakes.
-    key: Arc<Zeroizing<PrivateKeyDer<'static>>>,
+    own: Own,
 }
 
 /// What the front makes handshakes by.
@@ -164,77 +157,42 @@ impl Material {
     /// Everything that is wrong.
     pub fn examine(control: &Control, files: &Files) -> Result<Self, Vec<TlsError>> {
         let Control { certificate, key, client_ca, listen: _ } = control;
-        let read = (
-            own_chain(certificate, key, files),
-            private_key(certificate, key, files),
-            authorities("client_ca", client_ca, files),
-        );
-        match read {
-            (Ok(own), Ok(private), Ok(roots)) => {
-                Self::of_files(control, own, private, roots).map_err(|error| vec![error])
-            }
-            (own, private, roots) => {
-                let private = private.map(|mut private| private.zeroize());
-                Err([own.err(), private.err(), roots.err()].into_iter().flatten().collect())
-            }
-        }
-    }
-
-    fn of_files(
-        control: &Control,
-        (chain, leaf): (Vec<CertificateDer<'static>>, Facts),
-        private: PrivateKeyDer<'static>,
-        roots: Vec<CertificateDer<'static>>,
-    ) -> Result<Self, TlsError> {
-        let Control { key, client_ca, .. } = control;
-        let made = handshaking(chain.clone(), private.clone_key(), &roots);
-        let Handshaking { config: _, authorities } = made.map_err(|unfit| match unfit {
-            Unfit::Authorities(cause) => content("client_ca", client_ca, &cause),
-            Unfit::Key(cause) => content("key", key, &cause),
+        let own = Own::read(&CONTROL, (certificate, key, client_ca), files)?;
+        let made = handshaking(own.chain.clone(), own.private_key(), &own.roots);
+        let Handshaking { config: _, authorities } = made.map_err(|unfit| {
+            vec![match unfit {
+                Unfit::Authorities(cause) => content("client_ca", client_ca, &cause),
+                Unfit::Key(cause) => content("key", key, &cause),
+            }]
         })?;
-        let not_after = leaf.not_after;
-        Ok(Self { authorities, not_after, chain, roots, key: Arc::new(Zeroizing::new(private)) })
+        Ok(Self { authorities, not_after: own.not_after, own })
     }
 
     /// The same for the front, with these controllers.
     pub(crate) fn setup(&self, controllers: &[Controller]) -> Setup {
-        let all = |certificates: &[CertificateDer<'_>]| {
-            certificates.iter().map(|one| one.to_vec().into()).collect()
-        };
-        Setup {
-            chain: all(&self.chain),
-            key: self.key.secret_der().to_vec().into(),
-            roots: all(&self.roots),
-            controllers: listed(controllers),
-            uplink: None,
-        }
+        let Proofs { chain, key, roots } = self.own.proofs();
+        Setup { chain, key, roots, controllers: listed(controllers), uplink: None }
     }
 
     /// Why no controller accepts the agent's certificate at this moment, whatever else is right;
     /// `None`: its time is right.
     pub fn not_now(&self, now: WallTime) -> Option<String> {
-        let leaf = self.chain.first().and_then(Facts::of)?;
-        let why = leaf.not_now(now)?;
-        Some(format!("the agent's certificate ({}) does not count now: {why}", leaf.subject))
+        self.own.not_now(now)
     }
 
     /// Takes the place of the material in use. A certificate that does not count now never takes the
     /// place of one that does.
     pub fn in_place_of(self, used: Option<&Self>, now: WallTime) -> Result<Self, TlsError> {
-        match self.not_now(now) {
-            Some(why) if used.is_some_and(|used| used.not_now(now).is_none()) => {
-                Err(TlsError::NotNow { section: CONTROL, why })
-            }
-            _ => Ok(self),
-        }
+        self.own.replaces(used.map(|used| &used.own), now).map(|()| self)
     }
 
     /// What a controller may object to, one sentence each.
     pub fn doubts(&self, now: WallTime) -> Vec<String> {
-        let doubt = judge::doubt(&self.chain, &self.roots, now);
-        let doubts = doubt.into_iter().chain(judge::oddities(&self.chain));
+        let Own { chain, roots, .. } = &self.own;
+        let doubt = judge::doubt(chain, roots, now);
+        let doubts = doubt.into_iter().chain(judge::oddities(chain));
         let doubts = doubts.map(|doubt| format!("[control] certificate: {doubt}"));
-        let ended = self.roots.iter().filter_map(Facts::of).filter_map(|facts| {
+        let ended = roots.iter().filter_map(Facts::of).filter_map(|facts| {
             let why = facts.not_now(now)?;
             Some(format!("[control] client_ca: {} does not count now: {why}", facts.subject))
         });
@@ -243,14 +201,12 @@ impl Material {
 
     /// The names and addresses in the agent's certificate.
     pub fn hosts(&self) -> Vec<String> {
-        self.chain.first().and_then(Facts::of).map(|facts| facts.hosts).unwrap_or_default()
+        self.own.chain.first().and_then(Facts::of).map(|facts| facts.hosts).unwrap_or_default()
     }
 
     /// What each certificate says: the key of the configuration, the facts.
     pub fn facts(&self) -> Vec<(&'static str, Facts)> {
-        let of = |key: &'static str, one: &CertificateDer<'_>| Some((key, Facts::of(one)?));
-        let own = self.chain.iter().filter_map(|one| of("certificate", one));
-        own.chain(self.roots.iter().filter_map(|one| of("client_ca", one))).collect()
+        self.own.facts()
     }
 
     /// When each certificate ends: the key of the configuration, the subject, the end.
@@ -367,56 +323,6 @@ pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
         .collect()
 }
 
-/// The agent's chain, and the facts of its first certificate.
-fn own_chain(
-    path: &Path,
-    key: &Path,
-    files: &Files,
-) -> Result<(Vec<CertificateDer<'static>>, Facts), TlsError> {
-    let (chain, leaf) = chain_of(path, key, files)?;
-    match judge::never_serves(&leaf) {
-        Some(why) => Err(content("certificate", path, &why)),
-        None => Ok((chain, leaf)),
-    }
-}
-
-/// The certificates of a file, and the facts of the first.
-fn chain_of(
-    path: &Path,
-    key: &Path,
-    files: &Files,
-) -> Result<(Vec<CertificateDer<'static>>, Facts), TlsError> {
-    let fail = |cause: &str| content("certificate", path, cause);
-    let text = read("certificate", path, files)?;
-    let chain =
-        pem::certificates(&text, holds(path, key)).map_err(|error| fail(&error.to_string()))?;
-    let facts = chain.iter().zip(1..).map(|(certificate, number)| {
-        Facts::of(certificate).ok_or_else(|| fail(&format!("certificate {number} does not parse")))
-    });
-    let facts = facts.collect::<Result<Vec<_>, _>>()?;
-    let leaf = facts.into_iter().next().ok_or_else(|| fail("it has no certificate"))?;
-    Ok((chain, leaf))
-}
-
-/// One file may hold the certificate and its key.
-fn holds(certificate: &Path, key: &Path) -> Holds {
-    if certificate == key { Holds::Both } else { Holds::One }
-}
-
-fn private_key(
-    certificate: &Path,
-    path: &Path,
-    files: &Files,
-) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let text = files.read_secret(path, Readers::Group).map_err(|error| TlsError::File {
-        section: CONTROL,
-        key: "key",
-        error,
-    })?;
-    pem::private_key(&text, holds(certificate, path))
-        .map_err(|error| content("key", path, &error.to_string()))
-}
-
 /// The chain with its key. The key's bytes are overwritten: from here on only `ring` has them.
 fn certified(
     chain: Vec<CertificateDer<'static>>,
@@ -429,37 +335,6 @@ fn certified(
         // As rustls itself does: it does not know every kind of key.
         Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
         Err(error) => Err(error),
-    }
-}
-
-fn authorities(
-    key: &'static str,
-    path: &Path,
-    files: &Files,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let fail = |cause: String| content(key, path, &cause);
-    let text = read(key, path, files)?;
-    let roots = pem::certificates(&text, Holds::One).map_err(|error| fail(error.to_string()))?;
-    for (root, number) in roots.iter().zip(1..) {
-        let facts =
-            Facts::of(root).ok_or_else(|| fail(format!("certificate {number} does not parse")))?;
-        if let Some(why) = judge::no_authority(&facts) {
-            return Err(fail(why));
-        }
-    }
-    Ok(roots)
-}
-
-fn read(key: &'static str, path: &Path, files: &Files) -> Result<String, TlsError> {
-    files.read(path).map_err(|error| TlsError::File { section: CONTROL, key, error })
-}
-
-fn content(key: &'static str, path: &Path, cause: &str) -> TlsError {
-    TlsError::Content {
-        section: CONTROL,
-        key,
-        path: path.display().to_string(),
-        cause: cause.to_owned(),
     }
 }
 

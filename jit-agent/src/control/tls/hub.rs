@@ -10,9 +10,12 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
     sign::SingleCertAndKey,
 };
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
-use super::{TlsError, authorities, certified, chain_of, content, private_key};
+use super::{
+    TlsError, certified,
+    own::{Kind, Own, content},
+};
 use crate::{
     config::Uplink,
     control::{
@@ -22,8 +25,8 @@ use crate::{
     system::{image::Files, sys::Readers},
 };
 
-/// Section of the configuration.
-const SECTION: &str = "uplink";
+/// The certificates of `[uplink]`.
+const UPLINK: Kind = Kind { section: "uplink", authorities: "ca", unfit: never_calls };
 
 /// Certificates and key of `[uplink]`, and the credentials for the proxy.
 #[derive(Clone, Debug)]
@@ -32,9 +35,7 @@ pub struct HubMaterial {
     pub hubs: Hubs,
     /// End of the agent's certificate.
     pub not_after: WallTime,
-    chain: Vec<CertificateDer<'static>>,
-    roots: Vec<CertificateDer<'static>>,
-    key: Arc<Zeroizing<PrivateKeyDer<'static>>>,
+    own: Own,
     credentials: Arc<Zeroizing<String>>,
 }
 
@@ -134,56 +135,33 @@ impl HubMaterial {
     /// Everything that is wrong.
     pub fn examine(uplink: &Uplink, files: &Files) -> Result<Self, Vec<TlsError>> {
         let Uplink { certificate, key, ca, proxy_credentials, hubs: _, proxy: _ } = uplink;
-        let read = (
-            own_chain(certificate, key, files),
-            private_key(certificate, key, files),
-            authorities("ca", ca, files),
-            proxy_credentials.as_deref().map_or(Ok(String::new()), |path| login(path, files)),
-        );
-        let all = match read {
-            (Ok(own), Ok(private), Ok(roots), Ok(login)) => {
-                Self::of_files(uplink, own, private, roots, login).map_err(|error| vec![error])
+        let own = Own::read(&UPLINK, (certificate, key, ca), files);
+        let login =
+            proxy_credentials.as_deref().map_or(Ok(String::new()), |path| login(path, files));
+        let login = login.map_err(|error| error.of(UPLINK.section));
+        match (own, login) {
+            (Ok(own), Ok(login)) => {
+                Self::with(uplink, own, login).map_err(|error| vec![error.of(UPLINK.section)])
             }
-            (own, private, roots, login) => {
-                let private = private.map(|mut private| private.zeroize());
-                let errors = [own.err(), private.err(), roots.err(), login.err()];
-                Err(errors.into_iter().flatten().collect())
+            (own, login) => {
+                let errors = own.err().unwrap_or_default().into_iter().chain(login.err());
+                Err(errors.collect())
             }
-        };
-        all.map_err(|errors| errors.into_iter().map(|error| error.of(SECTION)).collect())
+        }
     }
 
-    fn of_files(
-        uplink: &Uplink,
-        (chain, leaf): (Vec<CertificateDer<'static>>, Facts),
-        private: PrivateKeyDer<'static>,
-        roots: Vec<CertificateDer<'static>>,
-        login: String,
-    ) -> Result<Self, TlsError> {
-        let hubs = Hubs::of(&roots).map_err(|cause| content("ca", &uplink.ca, &cause))?;
-        certified(chain.clone(), private.clone_key()).map_err(|error| {
+    fn with(uplink: &Uplink, own: Own, login: String) -> Result<Self, TlsError> {
+        let hubs = Hubs::of(&own.roots).map_err(|cause| content("ca", &uplink.ca, &cause))?;
+        certified(own.chain.clone(), own.private_key()).map_err(|error| {
             content("key", &uplink.key, &format!("does not fit the certificate: {error}"))
         })?;
-        Ok(Self {
-            hubs,
-            not_after: leaf.not_after,
-            chain,
-            roots,
-            key: Arc::new(Zeroizing::new(private)),
-            credentials: Arc::new(Zeroizing::new(login)),
-        })
+        let credentials = Arc::new(Zeroizing::new(login));
+        Ok(Self { hubs, not_after: own.not_after, own, credentials })
     }
 
     /// The same for the front.
     pub(crate) fn proofs(&self) -> Proofs {
-        let all = |certificates: &[CertificateDer<'_>]| {
-            certificates.iter().map(|one| one.to_vec().into()).collect()
-        };
-        Proofs {
-            chain: all(&self.chain),
-            key: self.key.secret_der().to_vec().into(),
-            roots: all(&self.roots),
-        }
+        self.own.proofs()
     }
 
     /// `USER:PASSWORD` for the proxy; empty: none.
@@ -194,58 +172,44 @@ impl HubMaterial {
     /// Why no hub accepts the agent's certificate at this moment, whatever else is right; `None`: its
     /// time is right.
     pub fn not_now(&self, now: WallTime) -> Option<String> {
-        let leaf = self.chain.first().and_then(Facts::of)?;
-        let why = leaf.not_now(now)?;
-        Some(format!("the agent's certificate ({}) does not count now: {why}", leaf.subject))
+        self.own.not_now(now)
     }
 
     /// Takes the place of the material in use. A certificate that does not count now never takes the
     /// place of one that does.
     pub fn in_place_of(self, used: Option<&Self>, now: WallTime) -> Result<Self, TlsError> {
-        match self.not_now(now) {
-            Some(why) if used.is_some_and(|used| used.not_now(now).is_none()) => {
-                Err(TlsError::NotNow { section: SECTION, why })
-            }
-            _ => Ok(self),
-        }
+        self.own.replaces(used.map(|used| &used.own), now).map(|()| self)
     }
 
     /// What each certificate says: the key of the configuration, the facts.
     pub fn facts(&self) -> Vec<(&'static str, Facts)> {
-        let of = |key: &'static str, one: &CertificateDer<'_>| Some((key, Facts::of(one)?));
-        let own = self.chain.iter().filter_map(|one| of("certificate", one));
-        own.chain(self.roots.iter().filter_map(|one| of("ca", one))).collect()
+        self.own.facts()
     }
 }
 
-fn own_chain(
-    path: &Path,
-    key: &Path,
-    files: &Files,
-) -> Result<(Vec<CertificateDer<'static>>, Facts), TlsError> {
-    let (chain, leaf) = chain_of(path, key, files)?;
+/// Why no hub accepts this certificate, whatever else is right; `None`: one may.
+fn never_calls(leaf: &Facts) -> Option<String> {
     let subject = &leaf.subject;
-    let why = if leaf.authority == Authority::Yes {
-        format!(
+    if leaf.authority == Authority::Yes {
+        Some(format!(
             "the first certificate ({subject}) is an authority's, which no hub accepts; put the \
              agent's own certificate first"
-        )
+        ))
     } else if !leaf.calls {
-        format!(
+        Some(format!(
             "the certificate ({subject}) is not for clients: its extended key usage lacks \
              clientAuth, so no hub accepts it; issue it with clientAuth"
-        )
+        ))
     } else {
-        return Ok((chain, leaf));
-    };
-    Err(content("certificate", path, &why))
+        None
+    }
 }
 
 /// `USER:PASSWORD`, one line (RFC 7617 section 2: the name has no colon).
 fn login(path: &Path, files: &Files) -> Result<String, TlsError> {
     let key = "proxy_credentials";
     let text = files.read_secret(path, Readers::Group).map_err(|error| TlsError::File {
-        section: SECTION,
+        section: UPLINK.section,
         key,
         error,
     })?;

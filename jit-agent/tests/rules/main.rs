@@ -11,6 +11,7 @@ mod commit;
 mod crashes;
 mod documentation;
 mod enforcing;
+mod events;
 mod floors;
 mod full;
 mod gate;

@@ -128,10 +128,10 @@ mod tests {
         let first = sites.take(from("192.0.2.1")).unwrap();
         let _second = sites.take(from("::ffff:192.0.2.2")).unwrap();
         assert_eq!(sites.take(from("192.0.2.3")).unwrap_err(), Full::Site);
-        let _others = ["198.51.100.1", "2001:db8::1"].map(|one| sites.take(from(one)).unwrap());
+        let others = ["198.51.100.1", "2001:db8::1"].map(|one| sites.take(from(one)).unwrap());
         assert_eq!(sites.take(from("203.0.113.1")).unwrap_err(), Full::All);
         assert_eq!(sites.take_shared().unwrap_err(), Full::All);
-        drop(first);
+        drop((first, others));
         assert!(sites.take(from("192.0.2.3")).is_ok());
         assert!(sites.take_shared().is_ok());
     }

@@ -18,7 +18,7 @@ use jit_agent::{
         grant::break_glass::{self, BreakGlass},
     },
 };
-use jit_proto::{Refusal, payload_type::POLICY_TYPE, v1};
+use jit_proto::{Refusal, SourcePrefix, payload_type::POLICY_TYPE, v1};
 use prost::Message as _;
 
 use crate::{
@@ -77,7 +77,10 @@ enum Message {
 /// The ports of the file, with another longest time for RDP: that shuts nobody out.
 fn policy(version: u64) -> v1::Policy {
     let of_file = |number, sources: &[&str]| v1::PolicyPort {
-        sources: sources.iter().map(|text| v1::Source::from(&text.parse().unwrap())).collect(),
+        sources: sources
+            .iter()
+            .map(|text| v1::Source::from(&text.parse::<SourcePrefix>().unwrap()))
+            .collect(),
         ..section(number)
     };
     let ssh = of_file(22, &["0.0.0.0/0", "2001:db8::/32"]);

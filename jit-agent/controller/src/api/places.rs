@@ -102,14 +102,14 @@ mod tests {
         for last in 1..=4 {
             held.push(comes([127, 0, 1, last]).await.unwrap());
         }
-        let refused = comes([127, 0, 1, 9]).await.unwrap_err();
+        let refused = comes([127, 0, 1, 9]).await.err().unwrap();
         assert!(refused.contains("of this network"), "{refused}");
         held.push(comes([127, 0, 2, 1]).await.unwrap());
         for _ in 0..3 {
             held.push(comes([127, 0, 3, 1]).await.unwrap());
         }
-        assert_eq!(comes([127, 0, 3, 1]).await.unwrap_err(), "too many connections");
-        held.swap_remove(0);
+        assert_eq!(comes([127, 0, 3, 1]).await.err().unwrap(), "too many connections");
+        held.truncate(3);
         held.push(comes([127, 0, 1, 9]).await.unwrap());
     }
 }

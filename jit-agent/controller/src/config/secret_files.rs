@@ -41,7 +41,7 @@ impl Config {
         all.extend(mail.map(|file| (file.clone(), "the password for mail")));
         let provider = self.oidc.iter().filter_map(|oidc| oidc.client_secret_file.as_ref());
         all.extend(provider.map(|file| (file.clone(), "the secret at the provider of sign-ins")));
-        for bus in &self.bus {
+        if let Some(bus) = &self.bus {
             all.push((bus.nkey.clone(), "the seed of the bus's nkey"));
             all.push((bus.key.clone(), "the private key for the bus"));
         }

@@ -10,12 +10,17 @@ use crate::{
     keyed::{Keyed, network},
 };
 
+/// Calls of one network in a minute that do not count for all.
+const OWN: NonZeroU32 = NonZeroU32::new(10).expect("it is not 0");
+
 /// How hosts enrol, with its limits.
 pub(super) struct Enrolling {
     opened: Opened,
     /// Of one network: a whole site may start at once.
     networks: Keyed<IpAddr>,
-    /// Of all.
+    /// Of one network, apart from all others: whoever floods from many keeps none out.
+    own: Keyed<IpAddr>,
+    /// Of all, above that.
     all: Keyed<()>,
     /// Nonces for all: each is a row of the database for ten minutes.
     nonces: Keyed<()>,
@@ -33,6 +38,7 @@ impl Enrolling {
         Self {
             opened,
             networks: Keyed::new(quota(10, 300)),
+            own: Keyed::new(Quota::per_minute(OWN)),
             all: Keyed::new(quota(100, 2000)),
             nonces: Keyed::new(quota(20, 1000)),
             records: Keyed::new(quota(1, 60)),
@@ -49,7 +55,11 @@ impl Enrolling {
     /// # Errors
     /// Too many.
     pub(super) fn call(&self, from: IpAddr) -> Result<(), Failure> {
-        let checked = self.networks.check(&network(from)).and_then(|()| self.all.check(&()));
+        let network = network(from);
+        let checked = self
+            .networks
+            .check(&network)
+            .and_then(|()| self.own.check(&network).or_else(|_wait| self.all.check(&())));
         checked.map_err(too_many)
     }
 
@@ -75,4 +85,30 @@ impl Enrolling {
 fn too_many(wait: Duration) -> Failure {
     Failure::new(Word::TooMany, "too many machines enrol at once")
         .retry_after(wait.as_secs().saturating_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_floods_from_many_networks_keeps_no_other_out() {
+        let opened = Opened { hubs: Vec::new(), hub_ca: String::new(), ec2: None, azure: None };
+        let enrolling = Enrolling::new(opened);
+        let floods = |calls: usize| {
+            let mut let_in = 0;
+            for network in 1..=40 {
+                let from = IpAddr::from([192, 0, 2, network]);
+                let_in += (0..calls).filter(|_| enrolling.call(from).is_ok()).count();
+            }
+            let_in
+        };
+        let let_in = floods(200);
+        // 10 of each, and those that all may have; a second has passed at most.
+        assert!((2400..2600).contains(&let_in), "{let_in}");
+        assert!(enrolling.call([198, 51, 100, 7].into()).is_ok());
+        assert!(enrolling.nonce().is_err(), "there is no Azure here");
+        let recorded = (0..1000).filter(|_| enrolling.records()).count();
+        assert!((60..70).contains(&recorded), "{recorded}");
+    }
 }

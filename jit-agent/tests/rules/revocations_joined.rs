@@ -29,9 +29,9 @@ use crate::{
     },
 };
 
-/// Key 4 signs policies.
+/// Key 4 signs policies, which may only tighten.
 const RELEASE: &str =
-    "[[signer]]\nid = \"release\"\npublic_key = \"4.pem\"\nsigns = [\"policy\"]\n";
+    "[[signer]]\nid = \"release\"\npublic_key = \"4.pem\"\nsigns = [\"policy\"]\n[ceiling]\n";
 
 const REQUESTERS: [&str; 3] = ["ana@example.org", "bo@example.org", "cy@example.org"];
 const GRANTS: u8 = 8;

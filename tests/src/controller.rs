@@ -203,11 +203,17 @@ impl Stage {
     /// A host, with this id for the agent and for the controller, and these labels. Its agent does not
     /// run yet. Returns its number.
     pub fn add_host(&mut self, id: &str, labels: &[(&str, &str)]) -> usize {
+        let number = self.add_machine(id);
+        self.enter_host(number, id, labels);
+        number
+    }
+
+    /// A machine with this id for its agent, of which the controller knows nothing. Returns its number.
+    pub fn add_machine(&mut self, id: &str) -> usize {
         let number = self.hosts.len();
         let host =
             Host::new(number, id, &self.hub, &self.path("controller"), self.directory.path());
         self.hosts.push(host);
-        self.enter_host(number, id, labels);
         number
     }
 

@@ -4,7 +4,7 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -66,6 +66,25 @@ impl Host {
 
     /// Writes the agent's configuration: this id, sources that the ports may open to, more sections.
     pub fn configure(&self, id: &str, sources: &str, more: &str) {
+        let (shared, address) = (self.controller.display(), self.address());
+        let listens = format!(
+            r#"
+[control]
+listen = "{address}"
+certificate = "{shared}/pki/agent.pem"
+key = "{shared}/pki/agent.key"
+client_ca = "{shared}/pki/ca.pem"
+{more}"#
+        );
+        self.write(id, sources, &listens);
+    }
+
+    /// Writes the configuration of an agent that listens nowhere, and dials a hub by this section.
+    pub fn configure_uplink(&self, uplink: &str) {
+        self.write(&self.id, "\"0.0.0.0/0\", \"::/0\"", uplink);
+    }
+
+    fn write(&self, id: &str, sources: &str, more: &str) {
         let (shared, own) = (self.controller.display(), self.directory.display());
         let pins = self.pins.display();
         let ports = PORTS.map(|port| {
@@ -83,11 +102,6 @@ confirm_within = "off"
 id = "controller"
 public_key = "{shared}/signer.pub.pem"
 signs = ["grant", "policy"]
-[control]
-listen = "{}"
-certificate = "{shared}/pki/agent.pem"
-key = "{shared}/pki/agent.key"
-client_ca = "{shared}/pki/ca.pem"
 [[controller]]
 identity = "spiffe://{CONTROLLER}/jit-controller"
 may = ["grant", "policy", "read", "revoke"]
@@ -100,7 +114,6 @@ runtime = "{own}/run"
 pins = "{pins}"
 {more}"#,
             ports.concat(),
-            self.address(),
         );
         fs::write(self.config(), text).expect("write the configuration");
     }
@@ -183,11 +196,16 @@ pins = "{pins}"
         there.run(|| opens(self.at(port), within))
     }
 
-    /// The lines of JSON that a command of its agent's program prints.
-    pub fn lines(&self, arguments: &[&str]) -> Vec<Value> {
+    /// Runs a command of its agent's program.
+    pub fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(binary("jit-agent"));
         command.args(arguments).arg("--config").arg(self.config()).env("NO_COLOR", "1");
-        let output = self.namespace.run(|| command.output().expect("run jit-agent"));
+        self.namespace.run(|| command.output().expect("run jit-agent"))
+    }
+
+    /// The lines of JSON that a command of its agent's program prints.
+    pub fn lines(&self, arguments: &[&str]) -> Vec<Value> {
+        let output = self.run(arguments);
         assert!(output.status.success(), "{arguments:?}: {}", said(&output));
         let text = String::from_utf8(output.stdout).expect("text");
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
@@ -200,9 +218,7 @@ pins = "{pins}"
 
     /// `status --json`, whatever its exit code is.
     pub fn status(&self) -> Value {
-        let mut command = Command::new(binary("jit-agent"));
-        command.args(["status", "--json", "--config"]).arg(self.config());
-        let output = self.namespace.run(|| command.output().expect("run jit-agent"));
+        let output = self.run(&["status", "--json"]);
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)))
     }
 }

@@ -160,6 +160,7 @@ impl Bound {
         let (reloader, wanted) =
             Reloader::new(beginning, handle.clone(), faults.clone(), metrics, trials);
         let keeper = Keeper::new(service.clone(), handle.clone(), faults.clone());
+        let renewing = service.renewals().take().ok_or(AppError::Ended("the way to the keeper"))?;
         let dialler = Dialler::new(service.uplinks().clone(), faults.clone());
         let dialling = keeper.dialling();
         tasks.spawn(async {
@@ -168,7 +169,7 @@ impl Bound {
         });
         let (sender, listens) = oneshot::channel();
         tasks.spawn(async {
-            keeper.run(wanted, sender).await;
+            keeper.run(wanted, sender, renewing).await;
             "the keeper of the listening port"
         });
         // Most often this takes no time, and `status` then says how it went.

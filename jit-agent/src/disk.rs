@@ -1,5 +1,6 @@
 //! What survives a restart: the database (`store`), the audit, the key that signs the audit, the last
-//! good configuration, the trial of another one, and the host's id where it was found.
+//! good configuration, the trial of another one, the host's id where it was found, and the certificate
+//! that was renewed.
 
 pub mod audit;
 pub mod closings;
@@ -8,6 +9,7 @@ pub mod host_key;
 pub mod last_good;
 pub mod openings;
 pub(crate) mod own_thread;
+pub mod renewed;
 mod room;
 pub(crate) mod sizes;
 pub mod store;

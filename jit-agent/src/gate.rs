@@ -80,6 +80,7 @@ use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use jit_common::{Event, Reason};
 
+pub use about::CertificateEnd;
 pub use arrivals::Asked;
 pub use break_glass::Opened;
 pub use command::{GateHandle, Gone, Requests, channel};

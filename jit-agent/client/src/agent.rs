@@ -241,6 +241,26 @@ impl Agent {
             .map_err(|trouble| self.failure("the request for a new connection", trouble))
     }
 
+    /// Asks for a request for the host's next certificate. Only for a connection that the agent made
+    /// itself.
+    pub async fn request_certificate(
+        &mut self,
+    ) -> Result<v1::RequestCertificateResponse, CallError> {
+        let request = v1::RequestCertificateRequest {};
+        let answer = within(self.timeout, self.client.request_certificate(request)).await;
+        answer.map_err(|trouble| self.failure("the request for a new certificate", trouble))
+    }
+
+    /// Brings the host's next certificate, DER. Only for a connection that the agent made itself.
+    pub async fn install_certificate(
+        &mut self,
+        certificate: Vec<u8>,
+    ) -> Result<v1::InstallCertificateResponse, CallError> {
+        let request = v1::InstallCertificateRequest { certificate: certificate.into() };
+        let answer = within(self.timeout, self.client.install_certificate(request)).await;
+        answer.map_err(|trouble| self.failure("the new certificate", trouble))
+    }
+
     /// Sets the version that the next policy must be higher than; returns the one before. Only for
     /// root on the host.
     pub async fn set_policy_floor(&mut self, version: u64) -> Result<u64, CallError> {

@@ -3,7 +3,7 @@
 //!
 //! Everything here is decided without a network: what a machine sends, the configuration, the store
 //! and a time are arguments. Nothing here has a key but [`issue`], which belongs to the signer's
-//! process. [`ask`] answers a host, [`certify`] has certificates issued.
+//! process. [`ask`] answers a host, [`certify`] has certificates issued, [`renew`] the next ones.
 
 pub mod admit;
 pub mod ask;
@@ -13,6 +13,7 @@ pub mod issue;
 pub mod nonce;
 pub mod opened;
 pub mod proof;
+pub mod renew;
 pub mod request;
 pub mod settings;
 pub mod token;

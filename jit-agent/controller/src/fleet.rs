@@ -28,6 +28,7 @@ mod observe;
 mod outbox;
 #[cfg(feature = "nats")]
 pub mod outpost;
+mod renewal;
 mod roller;
 pub mod rollouts;
 mod roster;

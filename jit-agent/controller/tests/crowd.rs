@@ -207,6 +207,8 @@ stand_in! {
     push_policy(PushPolicyRequest) -> PushPolicyResponse,
     confirm_policy(ConfirmPolicyRequest) -> ConfirmPolicyResponse,
     reconnect(ReconnectRequest) -> ReconnectResponse,
+    request_certificate(RequestCertificateRequest) -> RequestCertificateResponse,
+    install_certificate(InstallCertificateRequest) -> InstallCertificateResponse,
     set_policy_floor(SetPolicyFloorRequest) -> SetPolicyFloorResponse,
     denials(DenialsRequest) -> DenialsResponse,
     why(WhyRequest) -> WhyResponse,

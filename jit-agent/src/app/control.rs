@@ -2,15 +2,19 @@
 //! Certificates, the port and the front fail by themselves: what fails is a fault on the board, is tried
 //! again, and ends by itself when mended. The gate waits for none of it.
 
+mod renewal;
+
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
+use rcgen::KeyPair;
 use tokio::{
-    sync::{Notify, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::spawn_blocking,
     time::{Instant, sleep, timeout},
 };
@@ -25,9 +29,10 @@ use crate::{
     config::{Config, Control, ControlLines, Controller, Uplink},
     control::{
         link::{Proofs, Setup},
-        server::{self, Service, Trusted},
+        server::{self, Renewing, Service, Trusted},
         tls::{self, HubMaterial, Material},
     },
+    disk::renewed,
     gate::{GateHandle, faults::Faults},
     kernel::netlink::watch::AddressWatch,
     rules::problem::ProblemKind,
@@ -48,15 +53,18 @@ pub(super) struct Wanted {
     uplink: Option<Uplink>,
     controllers: Vec<Controller>,
     lines: ControlLines,
+    /// The state directory.
+    state: PathBuf,
     /// The keeper has taken it.
     taken: Notify,
 }
 
 impl Wanted {
     pub(super) fn of(config: &Config, lines: ControlLines) -> Self {
-        let Config { control, controllers, uplink, .. } = config;
+        let Config { control, controllers, uplink, paths, .. } = config;
         let (control, controllers) = (control.clone(), controllers.clone());
-        Self { control, uplink: uplink.clone(), controllers, lines, taken: Notify::new() }
+        let (uplink, state) = (uplink.clone(), paths.state.clone());
+        Self { control, uplink, controllers, lines, state, taken: Notify::new() }
     }
 
     /// Waits until the keeper has taken it, if that does not take long.
@@ -90,6 +98,10 @@ pub(super) struct Keeper {
     /// The same of `[uplink]`.
     hub_material: Option<HubMaterial>,
     hub_unusable: Option<String>,
+    /// The key for which a certificate is awaited.
+    next_key: Option<KeyPair>,
+    /// Why a certificate was refused last.
+    not_renewed: Option<&'static str>,
     listening: Option<Listening>,
     serving: Option<Serving>,
     /// When the front was started last.
@@ -118,6 +130,8 @@ impl Keeper {
             unusable: None,
             hub_material: None,
             hub_unusable: None,
+            next_key: None,
+            not_renewed: None,
             listening: None,
             serving: None,
             started: None,
@@ -138,6 +152,7 @@ impl Keeper {
         mut self,
         mut wanted: watch::Receiver<Arc<Wanted>>,
         first: oneshot::Sender<()>,
+        mut renewing: mpsc::Receiver<Renewing>,
     ) {
         let mut first = Some(first);
         let mut reread = true;
@@ -154,6 +169,10 @@ impl Keeper {
                         return;
                     }
                     reread = true;
+                }
+                Some(asked) = renewing.recv() => {
+                    self.renew(asked, &now.state).await;
+                    reread = false;
                 }
                 () = self.something_changes(works) => {
                     reread = self.unusable.is_some() || self.hub_unusable.is_some();
@@ -196,7 +215,7 @@ impl Keeper {
 
     /// Tries what is missing. `reread`: reads the certificates again. Returns whether all works.
     async fn step(&mut self, wanted: &Wanted, reread: bool) -> bool {
-        let Wanted { control, uplink, controllers, lines, taken: _ } = wanted;
+        let Wanted { control, uplink, controllers, lines, state, taken: _ } = wanted;
         if control.is_none() {
             (self.material, self.unusable, self.listening) = (None, None, None);
         }
@@ -211,7 +230,7 @@ impl Keeper {
                 self.read(control, *lines).await;
             }
             if let Some(uplink) = uplink {
-                self.read_of_uplink(uplink).await;
+                self.read_of_uplink(uplink, renewed::path(state)).await;
             }
             self.service.set_controllers(controllers, self.trusted());
             self.set_certificate_ends().await;
@@ -253,9 +272,9 @@ impl Keeper {
 
     /// Of both certificates the one that ends first has to be renewed.
     async fn set_certificate_ends(&self) {
-        let of_uplink = self.hub_material.as_ref().map(|used| used.not_after);
-        self.service.uplinks().set_certificate_end(of_uplink);
-        let ends = [self.material.as_ref().map(|used| used.not_after), of_uplink];
+        let of_uplink = self.hub_material.as_ref().map(|used| used.end);
+        self.service.uplinks().set_certificate_end(of_uplink.map(|end| end.at));
+        let ends = [self.material.as_ref().map(|used| used.end), of_uplink];
         let _gone = self.gate.set_certificate_end(ends.into_iter().flatten().min()).await;
     }
 
@@ -280,9 +299,9 @@ impl Keeper {
     }
 
     /// The same of `[uplink]`.
-    async fn read_of_uplink(&mut self, uplink: &Uplink) {
+    async fn read_of_uplink(&mut self, uplink: &Uplink, renewed: PathBuf) {
         let of = uplink.clone();
-        let read = spawn_blocking(move || HubMaterial::read(&of)).await;
+        let read = spawn_blocking(move || HubMaterial::in_use(&of, &renewed)).await;
         let read = read.map_err(|error| error.to_string());
         let now = sys::now().wall;
         let used = self.hub_material.as_ref();
@@ -296,7 +315,7 @@ impl Keeper {
     /// Has a front that serves by what is wanted, if there is anything to serve. The error says why the
     /// port is not served.
     async fn serve(&mut self, wanted: &Wanted) -> Result<(), String> {
-        let Wanted { control, uplink, controllers, lines, taken: _ } = wanted;
+        let Wanted { control, uplink, controllers, lines, .. } = wanted;
         let listens = match control {
             Some(control) => self.listen(control, *lines).await,
             None => Ok(()),

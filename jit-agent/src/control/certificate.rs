@@ -1,6 +1,6 @@
 //! What a certificate says, as far as its peers will judge it (RFC 5280).
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use jit_proto::WallTime;
 use rustls::pki_types::CertificateDer;
@@ -9,6 +9,11 @@ use x509_parser::{
     prelude::{FromDer as _, GeneralName, X509Certificate, X509Version},
     public_key::PublicKey,
 };
+
+use crate::gate::CertificateEnd;
+
+/// The longest time before its end in which a certificate has to be renewed.
+const SOON: Duration = Duration::from_secs(14 * 86_400);
 
 /// The facts of one certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +85,12 @@ impl Facts {
             signs: of_key.is_none_or(|usage| usage.digital_signature()),
             issues: of_key.is_none_or(|usage| usage.key_cert_sign()),
         })
+    }
+
+    /// Its end: a quarter of its life before, two weeks at most, it has to be renewed.
+    pub fn end(&self) -> CertificateEnd {
+        let soon = self.not_after.since(self.not_before).map_or(SOON, |life| SOON.min(life / 4));
+        CertificateEnd { at: self.not_after, soon }
     }
 
     /// Whether it issued itself.

@@ -19,7 +19,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use zeroize::Zeroize as _;
 
 pub(crate) use self::hub::Calling;
-pub use self::hub::{HubMaterial, Hubs};
+pub use self::hub::{HubMaterial, Hubs, NotRenewed, request};
 use self::own::{Kind, Own, content};
 use crate::{
     config::{Config, Control, Controller},
@@ -28,6 +28,7 @@ use crate::{
         judge,
         link::{Listed, Proofs, Setup},
     },
+    gate::CertificateEnd,
     system::{image::Files, sys::FileError},
 };
 
@@ -43,7 +44,7 @@ pub struct Material {
     /// Judges the controllers' certificates.
     pub authorities: Authorities,
     /// End of the agent's own certificate.
-    pub not_after: WallTime,
+    pub end: CertificateEnd,
     own: Own,
 }
 
@@ -165,7 +166,7 @@ impl Material {
                 Unfit::Key(cause) => content("key", key, &cause),
             }]
         })?;
-        Ok(Self { authorities, not_after: own.not_after, own })
+        Ok(Self { authorities, end: own.end, own })
     }
 
     /// The same for the front, with these controllers.

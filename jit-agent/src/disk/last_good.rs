@@ -140,17 +140,26 @@ pub(super) fn write_json<T: Serialize>(
     name: &str,
     content: &T,
 ) -> Result<(), FileError> {
+    let text = serde_json::to_vec(content).map_err(|error| FileError::Io {
+        verb: "write",
+        path: state.join(name),
+        error: error.into(),
+    })?;
+    write_whole(state, name, &text)
+}
+
+/// The same of these bytes.
+pub(super) fn write_whole(state: &Path, name: &str, bytes: &[u8]) -> Result<(), FileError> {
     let path = state.join(name);
     let beside = state.join(format!("{name}.new"));
     let written = || -> io::Result<()> {
-        let text = serde_json::to_vec(content)?;
         match fs::remove_file(&beside) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let mut options = fs::OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(0o600).open(&beside)?;
-        file.write_all(&text)?;
+        file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&beside, &path)?;
         sys::sync_directory_of(&path)

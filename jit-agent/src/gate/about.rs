@@ -6,8 +6,14 @@ use jit_proto::{WallTime, v1};
 
 use crate::{config::Control, gate::Gate, kernel::datapath::Datapath, rules::clock::Now};
 
-/// A certificate that ends within this time has to be renewed.
-const RENEW_WITHIN: Duration = Duration::from_secs(14 * 86_400);
+/// The end of a certificate that controllers see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CertificateEnd {
+    /// It counts until here.
+    pub at: WallTime,
+    /// In this time before, it has to be renewed.
+    pub soon: Duration,
+}
 
 /// The agent's start, and its controllers.
 #[derive(Debug)]
@@ -16,7 +22,7 @@ pub(super) struct About {
     /// Time and cause of the start.
     last_push: Option<(WallTime, String)>,
     /// End of the certificate that controllers see.
-    certificate_end: Option<WallTime>,
+    certificate_end: Option<CertificateEnd>,
 }
 
 impl About {
@@ -32,7 +38,7 @@ impl About {
         self.last_push = Some((now.wall, by.to_owned()));
     }
 
-    pub(super) const fn set_certificate_end(&mut self, end: Option<WallTime>) {
+    pub(super) const fn set_certificate_end(&mut self, end: Option<CertificateEnd>) {
         self.certificate_end = end;
     }
 
@@ -48,7 +54,7 @@ impl About {
             self.last_push.as_ref().map_or((0, String::new()), |(time, by)| (time.0, by.clone()));
         v1::Control {
             listen: control.listen.to_string(),
-            certificate_not_after_ms: self.certificate_end.map_or(0, |end| end.0),
+            certificate_not_after_ms: self.certificate_end.map_or(0, |end| end.at.0),
             last_push_ms,
             last_controller,
             listening: not_listening.is_none(),
@@ -65,16 +71,17 @@ impl About {
     }
 
     pub(super) fn certificate_problem(&self, now: Now) -> Option<String> {
-        let end = self.certificate_end.filter(|end| *end <= now.wall)?;
+        let end = self.certificate_end.filter(|end| end.at <= now.wall)?.at;
         Some(format!(
             "the agent's certificate ended at {end}: no controller can connect, so nothing new \
-             opens and nothing is revoked from there; renew it, then `systemctl reload jit-agent`"
+             opens and nothing is revoked from there; renew it, or enrol the host again with \
+             `jit-agent enrol`, then `systemctl reload jit-agent`"
         ))
     }
 
     pub(super) fn certificate_soon(&self, now: Now) -> Option<String> {
-        let end = self.certificate_end?;
-        let left = end.since(now.wall).filter(|left| *left < RENEW_WITHIN)?;
+        let CertificateEnd { at: end, soon } = self.certificate_end?;
+        let left = end.since(now.wall).filter(|left| *left < soon)?;
         let left = jit_proto::words::duration_text(left);
         Some(format!("the agent's certificate ends in {left} ({end})"))
     }
@@ -83,7 +90,7 @@ impl About {
 impl<D: Datapath> Gate<D> {
     /// Sets the end of the certificate that controllers see. `None`: the agent does not listen for
     /// controllers.
-    pub fn set_certificate_end(&mut self, end: Option<WallTime>, now: Now) {
+    pub fn set_certificate_end(&mut self, end: Option<CertificateEnd>, now: Now) {
         self.about.set_certificate_end(end);
         self.record_alarms(now);
     }

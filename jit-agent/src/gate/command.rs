@@ -22,7 +22,7 @@ use crate::{
     config::Config,
     disk::audit::Record,
     gate::{
-        Asked, Opened, PolicyDraft, PolicyPush, Pusher, Revoked, Target,
+        Asked, CertificateEnd, Opened, PolicyDraft, PolicyPush, Pusher, Revoked, Target,
         command::new_links::NewLinks,
         journal::Journal,
         list::{Age, Listed, oldest_first},
@@ -131,7 +131,7 @@ pub(super) enum Urgent {
         reply: Reply<Result<v1::TrialState, String>>,
     },
     Certificate {
-        end: Option<WallTime>,
+        end: Option<CertificateEnd>,
         reply: Reply<()>,
     },
     Configure {
@@ -413,7 +413,7 @@ impl GateHandle {
     }
 
     /// Sets the end of the certificate that controllers see.
-    pub async fn set_certificate_end(&self, end: Option<WallTime>) -> Result<(), Gone> {
+    pub async fn set_certificate_end(&self, end: Option<CertificateEnd>) -> Result<(), Gone> {
         self.order(|reply| Urgent::Certificate { end, reply }).await
     }
 

@@ -25,6 +25,7 @@ use jit_proto::{
 use crate::{
     config::{Config, Examined, Glimpse, Mistake},
     control::tls::{HubMaterial, Material, TlsError},
+    disk::renewed,
     kernel::datapath::rtnetlink::{self, Device},
     oncall::{
         doctor::ways,
@@ -218,7 +219,10 @@ impl Read {
         let material = examined.control.as_ref().zip(files.as_ref());
         let material = material.map(|(control, files)| Material::examine(control, files));
         let of_uplink = examined.uplink.as_ref().zip(files.as_ref());
-        let of_uplink = of_uplink.map(|(uplink, files)| HubMaterial::examine(uplink, files));
+        let kept = examined.config.as_ref().map(|config| renewed::path(&config.paths.state));
+        let kept = kept.unwrap_or_default();
+        let of_uplink =
+            of_uplink.map(|(uplink, files)| HubMaterial::examine_in_use(uplink, &kept, files));
         Self { text, examined, material, of_uplink }
     }
 

@@ -19,7 +19,7 @@ use jit_client::{
     pem::{self, Holds},
 };
 use jit_proto::printable::{clean, clean_lines};
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData as _};
+use rcgen::{KeyPair, PublicKeyData as _};
 use sha2::{Digest as _, Sha256};
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509CertificationRequest};
 use zeroize::Zeroizing;
@@ -27,6 +27,7 @@ use zeroize::Zeroizing;
 use self::https::Controller;
 use crate::{
     config::{Glimpse, Hub},
+    control::tls,
     oncall::{
         failure::Failure,
         identity,
@@ -238,13 +239,11 @@ fn authorities(file: Option<&Path>) -> Result<String, Failure> {
 /// The request for the certificate, PEM, and its hash, as the controller shows it.
 fn request(pair: &KeyPair) -> Result<(String, String), Failure> {
     let failed = |why: String| Failure::Refused(format!("cannot make a request: {why}"));
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    let made = params.serialize_request(pair).map_err(|error| failed(error.to_string()))?;
-    let (_, read) = X509CertificationRequest::from_der(made.der())
-        .map_err(|error| failed(error.to_string()))?;
+    let made = tls::request(pair).map_err(|error| failed(error.to_string()))?;
+    let (_, read) =
+        X509CertificationRequest::from_der(&made).map_err(|error| failed(error.to_string()))?;
     let digest = hex::encode(Sha256::digest(read.certification_request_info.raw));
-    Ok((jit_proto::pem::encode("CERTIFICATE REQUEST", made.der()).to_string(), digest))
+    Ok((jit_proto::pem::encode("CERTIFICATE REQUEST", &made).to_string(), digest))
 }
 
 /// Refuses an answer with which no uplink could be made.
@@ -310,6 +309,8 @@ fn unavailable(why: String) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::CertificateParams;
+
     use super::*;
 
     fn issued(pair: &KeyPair) -> EnrolmentAnswer {

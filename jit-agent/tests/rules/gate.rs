@@ -3,7 +3,7 @@
 use std::{cell::Cell, collections::BTreeMap, sync::Arc, time::Duration};
 
 use jit_agent::{
-    gate::{Target, channel, journal::Journal},
+    gate::{CertificateEnd, Target, channel, journal::Journal},
     kernel::datapath::{Datapath as _, memory::MemoryDatapath, probe::Syn},
     rules::ledger::Admission,
 };
@@ -67,7 +67,8 @@ fn a_certificate_that_ends_is_reported_before_and_is_a_problem_after() {
          client_ca = \"1.pem\"\n",
     );
     let end = NOW.wall + Duration::from_secs(20 * 86_400);
-    host.gate().set_certificate_end(Some(end), NOW);
+    let ends = |at| Some(CertificateEnd { at, soon: Duration::from_secs(14 * 86_400) });
+    host.gate().set_certificate_end(ends(end), NOW);
     let mut asked = |days: i64| {
         let now = later(days * 24 * 60 * MINUTE);
         host.gate().tick(now);
@@ -91,7 +92,7 @@ fn a_certificate_that_ends_is_reported_before_and_is_a_problem_after() {
     };
     assert_eq!((alarms(&mut host, "S003"), alarms(&mut host, "S004")), (1, 0));
     let now = later(20 * 24 * 60 * MINUTE);
-    host.gate().set_certificate_end(Some(now.wall + Duration::from_secs(86_400 * 90)), now);
+    host.gate().set_certificate_end(ends(now.wall + Duration::from_secs(86_400 * 90)), now);
     assert_eq!((alarms(&mut host, "S003"), alarms(&mut host, "S004")), (1, 1));
 }
 

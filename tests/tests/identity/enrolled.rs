@@ -31,14 +31,15 @@ client_ca = "hosts/ca.pem"
 certificate = "hosts/ca.pem"
 key = "hosts/ca.key"
 trust_domain = "example.org"
-lifetime = "1h"
+lifetime = "LIFETIME"
 [enrolment]
 hub_ca = "pki/ca.pem"
 hubs = ["198.18.0.1:7444"]
 "#;
 
 /// A controller at which machines enrol, with its administrator logged in, and two people of `sre`.
-fn stage() -> (Stage, [Person; 2]) {
+/// `lifetime`: of hosts' certificates.
+pub(crate) fn stage(lifetime: &str) -> (Stage, [Person; 2]) {
     let mut stage = Stage::new(None);
     stage.end_controller(Signal::TERM);
     let identity = format!("spiffe://{CONTROLLER}/jit-controller");
@@ -51,7 +52,8 @@ fn stage() -> (Stage, [Person; 2]) {
     }
     let file = stage.own("controller.toml");
     let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text + SECTIONS).unwrap();
+    let sections = SECTIONS.replace("LIFETIME", lifetime);
+    fs::write(&file, text + &sections).unwrap();
     stage.start_controller(&[]);
     stage.login(&stage.hub, &stage.admin);
     let scopes = ["approve", "read", "request"];
@@ -71,7 +73,7 @@ fn enrolments(stage: &Stage, arguments: &[&str]) -> String {
 
 /// Writes a new token for hosts with this label `env` into a file of the stage.
 #[track_caller]
-fn token(stage: &Stage, env: &str, uses: &str, lasts: &str) -> String {
+pub(crate) fn token(stage: &Stage, env: &str, uses: &str, lasts: &str) -> String {
     let label = format!("env={env}");
     let made = ["token", "create", "--label", &label, "--uses", uses, "--for", lasts];
     let text = enrolments(stage, &made);
@@ -90,7 +92,7 @@ fn enrol(stage: &Stage, number: usize) -> Output {
 
 /// A machine asks, gets its certificate, and dials with the section that was printed.
 #[track_caller]
-fn enrol_and_start(stage: &mut Stage, number: usize) {
+pub(crate) fn enrol_and_start(stage: &mut Stage, number: usize) {
     let output = enrol(stage, number);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let text = String::from_utf8(output.stdout).unwrap();
@@ -119,7 +121,7 @@ fn assert_refused(stage: &Stage, number: usize, words: &str) {
 
 /// What two agree on opens on this machine for the client, and for nobody else.
 #[track_caller]
-fn assert_opens(stage: &Stage, [ana, li]: &[Person; 2], number: usize, host: &str) {
+pub(crate) fn assert_opens(stage: &Stage, [ana, li]: &[Person; 2], number: usize, host: &str) {
     stage.wait_until_enforcing(host);
     assert!(!stage.client_opens(number, 22));
     let asked = ana.ask(&access(&[host], CLIENT, "30m"));
@@ -133,7 +135,7 @@ fn assert_opens(stage: &Stage, [ana, li]: &[Person; 2], number: usize, host: &st
 
 #[test]
 fn a_machine_with_a_token_becomes_a_host_that_dials_and_opens() {
-    let (mut stage, people) = stage();
+    let (mut stage, people) = stage("1h");
     let [first, second, listed] = ["web-1", "web-2", "db-1"].map(|id| stage.add_machine(id));
     let text = token(&stage, "stage", "1", "1h");
     enrol_and_start(&mut stage, first);
@@ -170,7 +172,7 @@ fn a_machine_with_a_token_becomes_a_host_that_dials_and_opens() {
 
 #[test]
 fn who_comes_second_waits_until_a_person_has_compared_and_decided() {
-    let (mut stage, people) = stage();
+    let (mut stage, people) = stage("1h");
     let [first, second, third] = ["web-1"; 3].map(|id| stage.add_machine(id));
     token(&stage, "stage", "9", "1h");
     enrol_and_start(&mut stage, first);

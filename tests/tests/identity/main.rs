@@ -12,4 +12,5 @@ mod another;
 mod bad;
 mod enrolled;
 mod good;
+mod renewed;
 mod service;

@@ -71,6 +71,8 @@ codes! {
     EnrolmentDecided = "E005" "enrolment_decided",
     /// The signer's process has issued a certificate of a host.
     CertificateIssued = "E006" "certificate_issued",
+    /// A host's certificate is not renewed.
+    NotRenewed = "E007" "certificate_not_renewed",
     /// A host was added or changed.
     HostChanged = "H001" "host_changed",
     /// A host was removed.

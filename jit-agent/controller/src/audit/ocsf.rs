@@ -81,7 +81,7 @@ pub fn class_of(code: Code, answer: &str) -> (Class, u32) {
         | Code::PolicyAnswered => (ENTITY, 3),
         Code::HostRemoved => (ENTITY, 4),
         Code::HostCondition | Code::HostAuditHead => (ENTITY, OTHER),
-        Code::HostAlarm | Code::EnrolmentWaits => (FINDING, 1),
+        Code::HostAlarm | Code::EnrolmentWaits | Code::NotRenewed => (FINDING, 1),
         Code::HostAlarmsCleared => (FINDING, 3),
         Code::PolicySigned => (ENTITY, 1),
         Code::Submitted => (API, 1),
@@ -108,6 +108,7 @@ pub const fn severity_of(code: Code) -> Severity {
     match code {
         Code::HostAlarm | Code::EnrolmentWaits => Severity::High,
         Code::ClosingRefused
+        | Code::NotRenewed
         | Code::Refused
         | Code::Restored
         | Code::SignInRefused

@@ -21,7 +21,7 @@ pub const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Longest lifetime.
 pub const LONGEST: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Shortest lifetime: a host renews it in the last third of it.
-pub const SHORTEST: Duration = Duration::from_secs(3600);
+pub const SHORTEST: Duration = Duration::from_secs(60);
 /// Bytes of a serial number (RFC 5280 section 4.1.2.2: 20 at most, positive).
 const SERIAL_BYTES: usize = 16;
 
@@ -90,6 +90,8 @@ pub enum IssueError {
 /// Issues certificates of hosts.
 pub struct Issuer {
     authority: Authority,
+    /// The authority's certificate, PEM.
+    certificate: String,
     domain: TrustDomain,
     lifetime: Duration,
 }
@@ -98,7 +100,7 @@ pub struct Issuer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Issued {
-    /// The certificate, PEM.
+    /// The certificate, and then that of the authority, PEM: by that one a host knows its next one.
     pub certificate: String,
     /// Its serial number, hex.
     pub serial: String,
@@ -107,9 +109,16 @@ pub struct Issued {
 }
 
 impl Issuer {
-    /// With this authority; the lifetime is kept between [`SHORTEST`] and [`LONGEST`].
-    pub fn new(authority: Authority, domain: TrustDomain, lifetime: Duration) -> Self {
-        Self { authority, domain, lifetime: lifetime.clamp(SHORTEST, LONGEST) }
+    /// With this authority and its certificate (PEM); the lifetime is kept between [`SHORTEST`] and
+    /// [`LONGEST`].
+    pub fn new(
+        authority: Authority,
+        certificate: &str,
+        domain: TrustDomain,
+        lifetime: Duration,
+    ) -> Self {
+        let certificate = format!("{}\n", certificate.trim());
+        Self { authority, certificate, domain, lifetime: lifetime.clamp(SHORTEST, LONGEST) }
     }
 
     /// A certificate for a host with the key of a request, of which nothing else counts. `dns`:
@@ -144,7 +153,7 @@ impl Issuer {
             lifetime: self.lifetime,
             serial: &serial,
         };
-        let certificate = self.authority.certify(request.key(), &leaf)?;
+        let certificate = self.authority.certify(request.key(), &leaf)? + &self.certificate;
         let end = Duration::from_secs(now.as_secs()).saturating_add(self.lifetime);
         Ok(Issued {
             certificate,
@@ -156,6 +165,7 @@ impl Issuer {
 
 #[cfg(test)]
 mod tests {
+    use jit_client::pem::{Holds, certificates};
     use jit_proto::pem;
     use proptest::prelude::*;
     use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
@@ -175,20 +185,22 @@ mod tests {
         let pair = Authority::create("hosts", LONGEST).unwrap();
         let authority = Authority::from_pem(&pair.certificate, &pair.key).unwrap();
         let der = pem::one(&pair.certificate, &["CERTIFICATE"]).unwrap().der.to_vec();
-        (Issuer::new(authority, domain(), LIFETIME), der)
+        (Issuer::new(authority, &pair.certificate, domain(), LIFETIME), der)
     }
 
     #[test]
     fn a_certificate_has_the_hosts_name_and_nothing_that_was_asked_for() {
-        let (issuer, ca) = issuer();
-        let ca = X509Certificate::from_der(&ca).unwrap().1;
+        let (issuer, ca_der) = issuer();
+        let ca = X509Certificate::from_der(&ca_der).unwrap().1;
         for (number, algorithm) in (0..).zip([&PKCS_ECDSA_P256_SHA256, &PKCS_ED25519]) {
             let request = Request::read(&asking(algorithm)).unwrap();
             let host = "arn:aws:ec2:eu-west-1:123456789012:instance/i-1";
             let dns = ["web-1.example.org".to_owned()];
             let issued = issuer.issue(&request, host, &dns, [number; 16], NOW_MS).unwrap();
-            let der = pem::one(&issued.certificate, &["CERTIFICATE"]).unwrap().der;
-            let (_, made) = X509Certificate::from_der(&der).unwrap();
+            let chain = certificates(&issued.certificate, Holds::One).unwrap();
+            assert_eq!((chain.len(), &*chain[1]), (2, ca_der.as_slice()));
+            let der = &chain[0];
+            let (_, made) = X509Certificate::from_der(der).unwrap();
             assert_eq!(made.issuer(), ca.subject());
             assert_eq!(made.public_key().raw, request.key());
             assert_eq!(made.raw_serial_as_string().replace(':', ""), issued.serial);

@@ -4,8 +4,12 @@ use std::net::SocketAddr;
 
 use jit_client::Agent;
 use jit_proto::v1;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::{clock::now_ms, model::Host};
+
+/// No connection is older than this, milliseconds.
+const OLDEST_MS: i64 = 25 * 3_600_000;
 
 /// A connection to an agent.
 pub(super) struct Connection {
@@ -14,17 +18,19 @@ pub(super) struct Connection {
     pub(super) peer: Option<SocketAddr>,
     /// Since when it is there, milliseconds since the Unix epoch.
     pub(super) since_ms: i64,
+    /// The certificate with which the agent has made it.
+    pub(super) shown: Option<Shown>,
 }
 
 impl Connection {
     /// One that was made to the agent's address.
     pub(super) fn dialled(agent: Agent) -> Self {
-        Self { agent, peer: None, since_ms: now_ms() }
+        Self { agent, peer: None, since_ms: now_ms(), shown: None }
     }
 
-    /// One that the agent has made, from this address.
-    pub(super) fn arrived(agent: Agent, peer: SocketAddr) -> Self {
-        Self { agent, peer: Some(peer), since_ms: now_ms() }
+    /// One that the agent has made, from this address, with this certificate.
+    pub(super) fn arrived(agent: Agent, peer: SocketAddr, shown: Option<Shown>) -> Self {
+        Self { agent, peer: Some(peer), since_ms: now_ms(), shown }
     }
 
     /// From where the agent has made it, as a hub reports it.
@@ -36,6 +42,34 @@ impl Connection {
     /// Where the agent is, without the port of a connection that it made.
     pub(super) fn place(&self, host: &Host) -> String {
         self.peer.map_or_else(|| host.address.clone(), |peer| peer.ip().to_string())
+    }
+}
+
+/// The certificate that an agent has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shown {
+    /// Serial number, hex.
+    pub(super) serial: String,
+    not_before_ms: i64,
+    not_after_ms: i64,
+}
+
+impl Shown {
+    /// Of a certificate; `None`: it is none.
+    pub(super) fn of(certificate: &[u8]) -> Option<Self> {
+        let (_, read) = X509Certificate::from_der(certificate).ok()?;
+        let ms = |at: x509_parser::time::ASN1Time| at.timestamp().saturating_mul(1000);
+        Some(Self {
+            serial: hex::encode(read.raw_serial()),
+            not_before_ms: ms(read.validity().not_before),
+            not_after_ms: ms(read.validity().not_after),
+        })
+    }
+
+    /// Whether half of its time is over before a connection must end that begins now.
+    pub(super) fn may_end_soon(&self, now_ms: i64) -> bool {
+        let half = self.not_after_ms.saturating_sub(self.not_before_ms) / 2;
+        now_ms.saturating_add(OLDEST_MS) >= self.not_before_ms.saturating_add(half)
     }
 }
 
@@ -66,6 +100,8 @@ impl Boot {
 mod tests {
     use super::*;
 
+    const DAY_MS: i64 = 86_400_000;
+
     #[test]
     fn a_machine_is_known_by_its_boot_and_an_old_agent_by_its_start() {
         let boot = |id: &str, started_ms| Boot { id: id.into(), started_ms };
@@ -78,5 +114,17 @@ mod tests {
         ] {
             assert_eq!(one.is_of_the_machine_of(&other), same, "{one:?} {other:?}");
         }
+    }
+
+    #[test]
+    fn a_young_certificate_does_not_end_soon() {
+        let of = |days: i64| Shown {
+            serial: String::new(),
+            not_before_ms: 0,
+            not_after_ms: days * DAY_MS,
+        };
+        assert!(!of(7).may_end_soon(2 * DAY_MS) && of(7).may_end_soon(3 * DAY_MS));
+        assert!(of(1).may_end_soon(0));
+        assert_eq!(Shown::of(b"no certificate"), None);
     }
 }

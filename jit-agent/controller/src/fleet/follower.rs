@@ -16,6 +16,7 @@ use super::{
     link::{Line, Link},
     observe::{self, SignedHead},
     outbox::answered,
+    renewal,
     scribe::Note,
 };
 use crate::{
@@ -206,6 +207,7 @@ impl Follower {
             Err(error) => return End::Closed(error.to_string()),
         };
         self.link.set(Line::Up(Box::new(agent.clone())));
+        let _renewal = renewal::start(&self.shared, &self.host.id, &self.link, &connection);
         self.shared.arrived.add(&self.host.id);
         // What waits only for its first attempt does not wait for the scribe.
         self.shared.wake.notify_one();

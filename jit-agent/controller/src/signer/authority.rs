@@ -58,7 +58,7 @@ impl AuthoritySettings {
             return wrong("authority.trust_domain", why);
         }
         if !(SHORTEST..=LONGEST).contains(&self.lifetime) {
-            return wrong("authority.lifetime", "it is from 1h to 90 days (2160h)".into());
+            return wrong("authority.lifetime", "it is from 1m to 90 days (2160h)".into());
         }
         if !(1..=MAX_RATE).contains(&self.certificates_a_minute) {
             return wrong("authority.certificates_a_minute", format!("it is from 1 to {MAX_RATE}"));
@@ -77,7 +77,8 @@ impl AuthoritySettings {
         let authority = Authority::from_pem(&certificate, &key).map_err(|why| {
             format!("{} with {}: {why}", self.certificate.display(), self.key.display())
         })?;
-        Ok(Issuer::new(authority, TrustDomain::new(&self.trust_domain)?, self.lifetime))
+        let domain = TrustDomain::new(&self.trust_domain)?;
+        Ok(Issuer::new(authority, &certificate, domain, self.lifetime))
     }
 }
 

@@ -222,6 +222,15 @@ impl Store {
         row.as_ref().map(certificate).transpose()
     }
 
+    /// The certificate with this serial number, hex.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn certificate(&self, serial: &str) -> Result<Option<HostCertificate>, StoreError> {
+        let row = query("SELECT * FROM certificate WHERE serial = $1").bind(serial);
+        row.fetch_optional(self.pool()).await?.as_ref().map(certificate).transpose()
+    }
+
     /// The certificates that are still to be issued, the oldest first, at most this number.
     ///
     /// # Errors

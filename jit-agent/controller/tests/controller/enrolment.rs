@@ -9,6 +9,7 @@ use jit_controller::{
         nonce,
         opened::Opened,
         proof::Method,
+        renew,
         request::Request,
         token::{self, Secret, Taken, Wish},
     },
@@ -269,6 +270,11 @@ async fn who_comes_second_waits_and_a_person_puts_him_in_the_place_of_the_first(
     let mut tx = store.begin().await.unwrap();
     let current = enrolments::of_host(&mut tx, "web-1").await.unwrap();
     assert_eq!(renews("web-1", Some(&certificate), current.as_ref(), NOW_MS), Ok(()));
+    let next = request();
+    assert_eq!(renew::want(&mut tx, &certificate, &next, NOW_MS).await.unwrap(), Ok(()));
+    assert!(enrolments::unwant(&mut tx, next.sha256()).await.unwrap(), "it is wanted");
+    let ended = renew::want(&mut tx, &certificate, &next, NOW_MS + 1000).await.unwrap();
+    assert_eq!(ended, Err(NotRenewed::Ended));
     assert!(!admit::refuse(&mut tx, &first.id, "ana", NOW_MS).await.unwrap(), "it does not wait");
     let let_in = admit::approve(&mut tx, &second.id, "ana", NOW_MS + 3).await.unwrap().unwrap();
     assert_eq!((let_in.state, let_in.decided_by.as_str()), (EnrolmentState::Issued, "ana"));
@@ -277,6 +283,9 @@ async fn who_comes_second_waits_and_a_person_puts_him_in_the_place_of_the_first(
     assert_eq!(current.as_ref(), Some(&let_in));
     let renewed = renews("web-1", Some(&certificate), current.as_ref(), NOW_MS);
     assert_eq!(renewed, Err(NotRenewed::Replaced));
+    let replaced = renew::want(&mut tx, &certificate, &next, NOW_MS).await.unwrap();
+    assert_eq!(replaced, Err(NotRenewed::Replaced));
+    assert!(!enrolments::unwant(&mut tx, next.sha256()).await.unwrap(), "it is not wanted");
     tx.commit().await.unwrap();
 
     // It gets what it was promised; the first one waits now, and may be refused for good.
@@ -289,7 +298,10 @@ async fn who_comes_second_waits_and_a_person_puts_him_in_the_place_of_the_first(
     tx.commit().await.unwrap();
     let (decision, kept) = ask(&store, &secret, "web-1", &mine, NOW_MS + 7).await;
     assert!(matches!(decision, Decision::Refuse(_)) && kept.is_none(), "{decision:?}");
-    assert_eq!(codes(&store).await, ["E001", "E003", "H001", "E004", "E005", "E004", "E005"]);
+    assert_eq!(
+        codes(&store).await,
+        ["E001", "E003", "H001", "E004", "E007", "E005", "E007", "E004", "E005"]
+    );
 }
 
 async fn a_host_of_the_inventory_is_taken_by_no_token_of_other_labels(database: Database) {

@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use jit_client::ca::Authority;
+use jit_client::{
+    ca::Authority,
+    pem::{Holds, certificates},
+};
 use jit_controller::signer::{AuthoritySettings, CertificateWish, SignerError};
 use jit_proto::pem;
 use rcgen::{CertificateParams, KeyPair};
@@ -43,8 +46,10 @@ async fn the_signers_process_issues_certificates_that_lead_to_its_authority() {
     let (world, authority) = with_authority();
     let signer = world.start().await;
     let issued = signer.certify(wish("arn:x/i-1")).await.unwrap();
-    let der = pem::one(&issued.certificate, &["CERTIFICATE"]).unwrap().der.to_vec().into();
-    let leaf = EndEntityCert::try_from(&der).unwrap();
+    let chain = certificates(&issued.certificate, Holds::One).unwrap();
+    let [der, after] = &chain[..] else { panic!("two certificates: {issued:?}") };
+    assert_eq!(after, &authority, "a host knows its next certificate by it");
+    let leaf = EndEntityCert::try_from(der).unwrap();
     let anchors = [webpki::anchor_from_trusted_cert(&authority).unwrap()];
     for usage in [KeyUsage::client_auth(), KeyUsage::server_auth()] {
         let now = UnixTime::now();

@@ -55,7 +55,9 @@ impl Call {
             "BreakGlass" => (&[Grant], QUESTION, shape::PLAIN),
             "Confirm" | "Enforce" => (&[Policy], QUESTION, shape::PLAIN),
             "ConfirmPolicy" | "SetPolicyFloor" => (&[Policy], QUESTION, shape::PLAIN),
-            "Reconnect" => (&Permission::ALL, QUESTION, shape::PLAIN),
+            "InstallCertificate" | "Reconnect" | "RequestCertificate" => {
+                (&Permission::ALL, QUESTION, shape::PLAIN)
+            }
             _ => return None,
         };
         let answer = match method {
@@ -79,7 +81,7 @@ mod tests {
             .lines()
             .filter_map(|line| line.trim().strip_prefix("rpc ")?.split('(').next())
             .collect();
-        assert_eq!(methods.len(), 18, "{methods:?}");
+        assert_eq!(methods.len(), 20, "{methods:?}");
         for method in methods {
             let call = Call::of(&format!("/jit.v1.JitAgent/{method}"));
             assert!(

@@ -30,6 +30,7 @@ use crate::{
         lists::Lists,
         places::MAX_CONNECTIONS,
         policy,
+        renewals::Renewals,
         revoke::{self, source_prefix},
         trial,
         uplinks::Uplinks,
@@ -51,15 +52,15 @@ pub struct Service {
     front: FrontBoard,
     heartbeat: Heartbeat,
     uplinks: Uplinks,
+    renewals: Renewals,
 }
 
 impl Service {
     /// A service in front of a gate.
     pub fn new(gate: GateHandle) -> Self {
         let authority = Authority::new(Witness::Gate(gate.clone()));
-        let (front, heartbeat, uplinks) =
-            (FrontBoard::default(), Heartbeat::default(), Uplinks::default());
-        Self { gate, authority, front, heartbeat, uplinks }
+        let (front, heartbeat, uplinks, renewals) = Default::default();
+        Self { gate, authority, front, heartbeat, uplinks, renewals }
     }
 
     /// From now on these are the controllers, and these authorities vouch for them, also on open
@@ -110,6 +111,11 @@ impl Service {
     /// The connections to hubs.
     pub fn uplinks(&self) -> &Uplinks {
         &self.uplinks
+    }
+
+    /// Hubs that have the certificate renewed.
+    pub fn renewals(&self) -> &Renewals {
+        &self.renewals
     }
 
     /// When it is asked whether it answers.
@@ -325,6 +331,20 @@ impl JitAgent for Service {
         }
         self.uplinks.renew();
         Ok(Response::new(v1::ReconnectResponse {}))
+    }
+
+    async fn request_certificate(
+        &self,
+        request: Request<v1::RequestCertificateRequest>,
+    ) -> Result<Response<v1::RequestCertificateResponse>, Status> {
+        self.renewals.request(&self.authority, &request).await
+    }
+
+    async fn install_certificate(
+        &self,
+        request: Request<v1::InstallCertificateRequest>,
+    ) -> Result<Response<v1::InstallCertificateResponse>, Status> {
+        self.renewals.install(&self.authority, request).await
     }
 
     async fn compare_mailbox(

@@ -1,6 +1,8 @@
 //! TLS 1.3 as the agent's side of an uplink: it is the client of the handshake, and shows its
 //! certificate. A hub's certificate is judged as a server's.
 
+mod renewed;
+
 use std::{path::Path, sync::Arc, time::Duration};
 
 use jit_proto::{WallTime, uplink::ALPN};
@@ -12,6 +14,7 @@ use rustls::{
 };
 use zeroize::Zeroizing;
 
+pub use self::renewed::{NotRenewed, request};
 use super::{
     TlsError, certified,
     own::{Kind, Own, content},
@@ -22,6 +25,7 @@ use crate::{
         certificate::{Authority, Facts},
         link::Proofs,
     },
+    gate::CertificateEnd,
     system::{image::Files, sys::Readers},
 };
 
@@ -34,7 +38,7 @@ pub struct HubMaterial {
     /// Judges the hubs' certificates.
     pub hubs: Hubs,
     /// End of the agent's certificate.
-    pub not_after: WallTime,
+    pub end: CertificateEnd,
     own: Own,
     credentials: Arc<Zeroizing<String>>,
 }
@@ -122,7 +126,35 @@ impl Calling {
 impl HubMaterial {
     /// Reads the files that an `[uplink]` names.
     pub fn read(uplink: &Uplink) -> Result<Self, TlsError> {
-        Self::examine(uplink, &Files::Host).map_err(|errors| {
+        Self::first(uplink, Self::examine(uplink, &Files::Host))
+    }
+
+    /// The same, or the renewed certificate that is kept in this file, if that one takes its place.
+    pub fn in_use(uplink: &Uplink, kept: &Path) -> Result<Self, TlsError> {
+        Self::first(uplink, Self::examine_in_use(uplink, kept, &Files::Host))
+    }
+
+    /// The same, from these places.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the files that the configuration names.
+    pub fn examine_in_use(
+        uplink: &Uplink,
+        kept: &Path,
+        files: &Files,
+    ) -> Result<Self, Vec<TlsError>> {
+        let of_files = Self::examine(uplink, files)?;
+        let kept = kept.to_owned();
+        let of_kept = Uplink { certificate: kept.clone(), key: kept, ..uplink.clone() };
+        // There is most often none.
+        Ok(match Self::examine(&of_kept, files) {
+            Ok(kept) if kept.may_follow(&of_files).is_ok() => kept,
+            _ => of_files,
+        })
+    }
+
+    fn first(uplink: &Uplink, examined: Result<Self, Vec<TlsError>>) -> Result<Self, TlsError> {
+        examined.map_err(|errors| {
             let mut errors = errors.into_iter();
             let none = || content("certificate", &uplink.certificate, "it cannot be used");
             errors.next().unwrap_or_else(none)
@@ -156,7 +188,7 @@ impl HubMaterial {
             content("key", &uplink.key, &format!("does not fit the certificate: {error}"))
         })?;
         let credentials = Arc::new(Zeroizing::new(login));
-        Ok(Self { hubs, not_after: own.not_after, own, credentials })
+        Ok(Self { hubs, end: own.end, own, credentials })
     }
 
     /// The same for the front.

@@ -11,6 +11,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::TlsError;
 use crate::{
     control::{certificate::Facts, judge, link::Proofs},
+    gate::CertificateEnd,
     system::{image::Files, sys::Readers},
 };
 
@@ -33,7 +34,7 @@ pub(super) struct Kind {
 pub(super) struct Own {
     kind: &'static Kind,
     /// End of the certificate.
-    pub(super) not_after: WallTime,
+    pub(super) end: CertificateEnd,
     /// The certificate, and those that lead to an authority.
     pub(super) chain: Vec<CertificateDer<'static>>,
     /// The authorities that vouch for the other side.
@@ -60,7 +61,7 @@ impl Own {
         match read {
             (Ok((chain, leaf)), Ok(private), Ok(roots)) => {
                 let key = Arc::new(Zeroizing::new(private));
-                Ok(Self { kind, not_after: leaf.not_after, chain, roots, key })
+                Ok(Self { kind, end: leaf.end(), chain, roots, key })
             }
             (chain, private, roots) => {
                 let private = private.map(|mut private| private.zeroize());
@@ -68,6 +69,16 @@ impl Own {
                 Err(errors.map(|error| error.of(kind.section)).collect())
             }
         }
+    }
+
+    /// The same authorities for another certificate and its key.
+    pub(super) fn with(
+        &self,
+        (chain, leaf): (Vec<CertificateDer<'static>>, &Facts),
+        key: PrivateKeyDer<'static>,
+    ) -> Self {
+        let key = Arc::new(Zeroizing::new(key));
+        Self { kind: self.kind, end: leaf.end(), chain, roots: self.roots.clone(), key }
     }
 
     /// The private key, once more.

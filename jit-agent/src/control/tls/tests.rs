@@ -110,7 +110,7 @@ fn good_files_are_taken_whole_and_shown() {
     let both = format!("\u{feff}{}{}", files.text("agent.pem"), files.text("agent.key"));
     files.write("both.pem", &both);
     assert!(files.read("both.pem", "both.pem").is_ok());
-    assert!(material.not_now(material.not_after).unwrap().contains("it ended at"));
+    assert!(material.not_now(material.end.at).unwrap().contains("it ended at"));
 }
 
 #[test]

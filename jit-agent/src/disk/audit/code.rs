@@ -85,6 +85,10 @@ codes! {
     RevocationRefused => "G012", "revocation_refused";
     /// A metadata service gave the host's id, and it is another one than before.
     HostIdentified => "H001", "host_identified";
+    /// A hub has had the certificate of `[uplink]` renewed.
+    CertificateRenewed => "H002", "certificate_renewed";
+    /// A hub has brought a certificate that does not take the place of the one before.
+    CertificateRefused => "H003", "certificate_refused";
     /// An entry in the kernel's tables that no grant explains was removed.
     ForeignEntry => "K001", "foreign_entry_removed";
     /// An entry of a grant or an exemption was changed or gone, and was written again.

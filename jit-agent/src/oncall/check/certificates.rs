@@ -9,6 +9,7 @@ use super::settings::above;
 use crate::{
     config::{Config, DEFAULT_MAX_DURATION, KeyFault},
     control::tls::{HubMaterial, Material, TlsError},
+    gate::CertificateEnd,
     oncall::finding::Finding,
     system::{
         owner::{KEY_GROUP, STATUS_GROUP},
@@ -128,7 +129,8 @@ pub(in crate::oncall) fn of_uplink(material: &HubMaterial, now: WallTime) -> Vec
         findings.push(finding.at("uplink.certificate").fix(ANEW));
     }
     for (key, facts) in material.facts() {
-        let (subject, end) = (facts.subject, facts.not_after);
+        let CertificateEnd { at: end, soon } = facts.end();
+        let subject = facts.subject;
         let Some(left) = end.since(now) else {
             if key == "ca" {
                 let seen = format!("[uplink] ca: {subject} ended at {end}: it vouches for no hub");
@@ -136,7 +138,7 @@ pub(in crate::oncall) fn of_uplink(material: &HubMaterial, now: WallTime) -> Vec
             }
             continue;
         };
-        if left < SOON {
+        if left < soon {
             let left = duration_text(left);
             let seen = format!("[uplink] {key}: {subject} ends in {left}, at {end}");
             let finding = Finding::warning(check_of(key), seen);

@@ -262,5 +262,7 @@ service! {
     denials(DenialsRequest) -> DenialsResponse,
     why(WhyRequest) -> WhyResponse,
     reconnect(ReconnectRequest) -> ReconnectResponse,
+    request_certificate(RequestCertificateRequest) -> RequestCertificateResponse,
+    install_certificate(InstallCertificateRequest) -> InstallCertificateResponse,
     compare_mailbox(CompareMailboxRequest) -> CompareMailboxResponse,
 }

@@ -30,7 +30,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    super::connection::Connection,
+    super::connection::{Connection, Shown},
     HubSettings, Reception, Uplinks,
     identity::Names,
     places::{Held, Places},
@@ -204,6 +204,7 @@ async fn take<R: Reception>(
     let leaf = session.peer_certificates().and_then(<[_]>::first);
     let leaf = leaf.ok_or("it shows no certificate")?;
     let host = shared.host(&Names::of(leaf), &tls.own)?;
+    let shown = Shown::of(leaf);
     let held = places(hub).hold(Sha256::digest(leaf).into())?;
     let stream = Counted { inner: stream, _held: held };
     let agent = Agent::over_uplink(peer, stream, shared.timeout(), shared.room());
@@ -211,7 +212,7 @@ async fn take<R: Reception>(
     if *shared.draining().borrow() {
         return Err("this hub ends".into());
     }
-    shared.arrive(&host, Connection::arrived(agent, peer))
+    shared.arrive(&host, Connection::arrived(agent, peer, shown))
 }
 
 fn places(hub: &Hub) -> &Arc<Places> {

@@ -331,4 +331,6 @@ double! {
     denials(DenialsRequest) -> DenialsResponse,
     why(WhyRequest) -> WhyResponse,
     reconnect(ReconnectRequest) -> ReconnectResponse,
+    request_certificate(RequestCertificateRequest) -> RequestCertificateResponse,
+    install_certificate(InstallCertificateRequest) -> InstallCertificateResponse,
 }

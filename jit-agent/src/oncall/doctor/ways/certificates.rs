@@ -10,6 +10,7 @@ use super::as_service;
 use crate::{
     config::{Config, Control, Loaded},
     control::tls::{HubMaterial, Material},
+    disk::renewed,
     oncall::{
         check::certificates::{
             CERTIFICATE, controllers, of_material, of_uplink, signers, unusable,
@@ -43,7 +44,8 @@ pub(super) fn findings(host: &Host, loaded: Option<&Loaded>, own: &[SourcePrefix
         }
     }
     if let Some(uplink) = &config.uplink {
-        match as_service(host, || HubMaterial::examine(uplink, &Files::Host)) {
+        let kept = renewed::path(&config.paths.state);
+        match as_service(host, || HubMaterial::examine_in_use(uplink, &kept, &Files::Host)) {
             Err(error) => findings.push(Finding::unseen(CERTIFICATE, error.to_string())),
             Ok(Err(errors)) => {
                 findings.extend(errors.iter().map(|error| unusable(error, host.is_root)));

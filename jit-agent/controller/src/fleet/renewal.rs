@@ -1,0 +1,225 @@
+//! Has a host's certificate renewed in the last third of its time, over the connection that the host has
+//! made with it: the host makes a key and a request, the signer's process issues, and the host takes what
+//! it finds good. Only certificates that were issued here (`enrol`) are renewed.
+
+use std::{sync::Arc, time::Duration};
+
+use jit_client::{
+    Agent, CallError,
+    pem::{Holds, certificates},
+};
+use jit_proto::pem;
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{
+    Shared,
+    backoff::{Backoff, random},
+    connection::{Connection, Shown},
+    link::Link,
+};
+use crate::{
+    clock::now_ms,
+    enrol::{renew, request::Request},
+    store::{HostCertificate, StoreError},
+};
+
+/// From this part of a certificate's time on it is renewed, by chance up to so much later: hosts that
+/// have enrolled together do not come together.
+const FROM: f64 = 0.6;
+const SPREAD: f64 = 1.0 / 15.0;
+/// The longest wait for the signer's process, and how often it is looked for what it has issued.
+const ISSUED: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_millis(250);
+/// Between two attempts.
+const AGAIN: Backoff =
+    Backoff { first: Duration::from_secs(4), most: Duration::from_secs(15 * 60) };
+
+/// Renews a certificate until it is dropped.
+pub(super) struct Renewal(AbortHandle);
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Why a certificate was not renewed.
+enum Trouble {
+    /// On this connection it never will be.
+    Never(String),
+    /// Not now.
+    Later(String),
+}
+
+impl From<CallError> for Trouble {
+    fn from(error: CallError) -> Self {
+        match error {
+            // An older agent cannot.
+            CallError::Refused { .. } => Self::Never(error.to_string()),
+            CallError::Files(_) | CallError::Unavailable(_) => Self::Later(error.to_string()),
+        }
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Later(error.to_string())
+    }
+}
+
+/// Has the certificate of this connection renewed when it is time, if it has one that may be.
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    host: &str,
+    link: &Arc<Link>,
+    connection: &Connection,
+) -> Option<Renewal> {
+    let shown = connection.shown.clone().filter(|shown| shown.may_end_soon(now_ms()))?;
+    let renewing = Renewing {
+        shared: Arc::clone(shared),
+        host: host.to_owned(),
+        link: Arc::clone(link),
+        agent: connection.agent.clone(),
+    };
+    Some(Renewal(tokio::spawn(renewing.run(shown)).abort_handle()))
+}
+
+struct Renewing {
+    shared: Arc<Shared>,
+    host: String,
+    link: Arc<Link>,
+    agent: Agent,
+}
+
+impl Renewing {
+    async fn run(mut self, shown: Shown) {
+        let found = self.shared.outbox.store().certificate(&shown.serial).await;
+        let shown = match found {
+            Ok(found) => found.filter(|one| one.host == self.host),
+            Err(error) => {
+                tracing::warn!(%error, host = self.host, "its certificate cannot be looked up");
+                None
+            }
+        };
+        // Somebody else has issued it, and renews it.
+        let Some(shown) = shown else { return };
+        let wait_ms = due_ms(&shown, random()).saturating_sub(now_ms());
+        sleep(Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0))).await;
+        let mut failed = 0_u32;
+        loop {
+            match self.renew(&shown).await {
+                Ok(end_ms) => {
+                    tracing::info!(host = self.host, end_ms, "its certificate was renewed");
+                    return;
+                }
+                Err(Trouble::Never(why)) => {
+                    tracing::warn!(host = self.host, "its certificate is not renewed: {why}");
+                    return;
+                }
+                Err(Trouble::Later(why)) => {
+                    if failed == 0 {
+                        let text = "its certificate is not renewed yet";
+                        tracing::warn!(host = self.host, "{text}: {why}");
+                    }
+                }
+            }
+            failed = failed.saturating_add(1);
+            sleep(AGAIN.pause(failed, random())).await;
+        }
+    }
+
+    /// One attempt. Returns the end of the new certificate.
+    async fn renew(&mut self, shown: &HostCertificate) -> Result<i64, Trouble> {
+        if self.link.may_be_disputed() {
+            return Err(Trouble::Later("two machines are connected as this host".into()));
+        }
+        let asked = self.agent.request_certificate().await?;
+        if asked.standing != "ready" {
+            return Err(Trouble::Never(format!("{}: {}", asked.standing, asked.detail)));
+        }
+        let request = Request::read(&pem::encode("CERTIFICATE REQUEST", &asked.csr));
+        let request = request.map_err(|why| Trouble::Never(format!("its request: {why}")))?;
+        let issued = self.issued(shown, &request).await?;
+        let chain = certificates(&issued.pem, Holds::One);
+        let chain = chain.map_err(|why| Trouble::Never(why.to_string()))?;
+        let leaf = chain.first().ok_or_else(|| Trouble::Never("it has no certificate".into()))?;
+        let answer = self.agent.install_certificate(leaf.to_vec()).await?;
+        match answer.standing.as_str() {
+            "installed" => Ok(answer.not_after_ms),
+            standing => Err(Trouble::Later(format!("{standing}: {}", answer.detail))),
+        }
+    }
+
+    /// The certificate for a request, which the signer's process issues.
+    async fn issued(
+        &self,
+        shown: &HostCertificate,
+        request: &Request,
+    ) -> Result<HostCertificate, Trouble> {
+        let outbox = &self.shared.outbox;
+        let mut changes = outbox.changes();
+        // One may be there from an attempt before.
+        if let Some(found) = self.found(shown, request).await? {
+            return Ok(found);
+        }
+        let mut turn = outbox.begin().await?;
+        let wanted = renew::want(&mut turn.tx, shown, request, now_ms()).await?;
+        turn.commit().await?;
+        wanted.map_err(|why| Trouble::Never(why.to_string()))?;
+        let until = Instant::now() + ISSUED;
+        while Instant::now() < until {
+            changes.borrow_and_update();
+            if let Some(found) = self.found(shown, request).await? {
+                return Ok(found);
+            }
+            let _by_the_clock = timeout_at(Instant::now() + LOOK, changes.changed()).await;
+        }
+        Err(Trouble::Later("the signer's process has issued none yet".into()))
+    }
+
+    async fn found(
+        &self,
+        shown: &HostCertificate,
+        request: &Request,
+    ) -> Result<Option<HostCertificate>, Trouble> {
+        let found = self.shared.outbox.store().certificate_of_request(request.sha256()).await?;
+        let later = |one: &HostCertificate| {
+            one.not_after_ms > shown.not_after_ms && one.not_after_ms > now_ms()
+        };
+        Ok(found.filter(later))
+    }
+}
+
+/// When a certificate is renewed, milliseconds since the Unix epoch. `random`: any number.
+fn due_ms(of: &HostCertificate, random: u32) -> i64 {
+    let lifetime_ms = u64::try_from(of.not_after_ms.saturating_sub(of.issued_ms)).unwrap_or(0);
+    let share = FROM + SPREAD * f64::from(random) / f64::from(u32::MAX);
+    let after = Duration::from_millis(lifetime_ms).mul_f64(share).as_millis();
+    of.issued_ms.saturating_add(i64::try_from(after).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: i64 = 86_400_000;
+
+    #[test]
+    fn it_is_renewed_before_a_third_of_its_time_is_left_and_not_for_all_at_once() {
+        let of = HostCertificate {
+            serial: "40".into(),
+            host: "web-1".into(),
+            enrolment: "e".into(),
+            csr_hash: String::new(),
+            issued_ms: 100 * DAY,
+            not_after_ms: 107 * DAY,
+            pem: String::new(),
+        };
+        let (first, last) = (due_ms(&of, 0), due_ms(&of, u32::MAX));
+        assert!((104 * DAY..105 * DAY).contains(&first), "{first}");
+        assert!(last > first + DAY / 3 && 3 * (of.not_after_ms - last) >= 7 * DAY - 3, "{last}");
+    }
+}

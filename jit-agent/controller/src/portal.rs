@@ -10,6 +10,7 @@ mod audit;
 mod closings;
 mod diff;
 mod dress;
+mod enrolments;
 mod files;
 mod form;
 mod guard;
@@ -80,6 +81,10 @@ pub fn router(state: ApiState) -> Router {
         .route("/closings/new", get(closings::new))
         .route("/closings/confirm", post(closings::confirm))
         .route("/closings/{id}", get(closings::show))
+        .route("/enrolments", get(enrolments::list))
+        .route("/enrolments/tokens", post(enrolments::make))
+        .route("/enrolments/tokens/{id}/withdraw", post(enrolments::withdraw))
+        .route("/enrolments/{id}/decision", post(enrolments::decide))
         .route("/policies", get(policies::show).post(policies::save))
         .route("/policies/new", get(policies::edit))
         .route("/policies/check", post(policies::check))

@@ -55,7 +55,6 @@ pub(super) async fn make(
         return Err(Failure::field("Idempotency-Key", why));
     }
     let by = caller.admin_with(Scope::Hosts)?.subject.clone();
-    state.enrolling()?;
     let valid = duration_ms("duration", new.duration.as_deref(), new.duration_ms)?;
     let wish = Wish {
         labels: new.labels,
@@ -71,8 +70,13 @@ pub(super) async fn make(
 /// Makes a token, and keeps it.
 ///
 /// # Errors
-/// A field of the wish, or the database.
-async fn keep(state: &ApiState, wish: Wish, by: &str) -> Result<EnrolmentTokenMade, Failure> {
+/// Nobody enrols here; a field of the wish, or the database.
+pub(crate) async fn keep(
+    state: &ApiState,
+    wish: Wish,
+    by: &str,
+) -> Result<EnrolmentTokenMade, Failure> {
+    state.enrolling()?;
     let now_ms = clock::now_ms();
     let (token, secret) = wish.make(by, now_ms).map_err(|why| match why.split_once(": ") {
         Some((field, why)) => Failure::field(field, why),
@@ -94,12 +98,21 @@ pub(super) async fn revoke(
     Path(id): Path<String>,
 ) -> Result<Response, Failure> {
     let by = caller.admin_with(Scope::Hosts)?.subject.clone();
+    withdraw(&state, &id, &by).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Withdraws it.
+///
+/// # Errors
+/// There is no such one, or the database.
+pub(crate) async fn withdraw(state: &ApiState, id: &str, by: &str) -> Result<(), Failure> {
     if !state.store().enrolment_tokens().await?.iter().any(|one| one.id == id) {
-        return Err(Failure::not_found("token", &id));
+        return Err(Failure::not_found("token", id));
     }
     let mut tx = state.store().begin().await?;
-    if token::revoke(&mut tx, &id, &by, clock::now_ms()).await? {
+    if token::revoke(&mut tx, id, by, clock::now_ms()).await? {
         state.commit(tx).await?;
     }
-    Ok(StatusCode::NO_CONTENT.into_response())
+    Ok(())
 }

@@ -84,13 +84,7 @@ pub(super) async fn decide(
     Path(id): Path<String>,
     Body(decision): Body<EnrolmentDecisionInput>,
 ) -> Result<Response, Failure> {
-    let accepts = match decision.ruling.as_str() {
-        "accept" => true,
-        "refuse" => false,
-        other => {
-            return Err(Failure::field("ruling", format!("{other:?} is not accept or refuse")));
-        }
-    };
+    let accepts = accepts(&decision.ruling)?;
     let by = caller.admin_with(Scope::Hosts)?.subject.clone();
     settle(&state, &id, accepts, &by).await?;
     let found = state.store().enrolment(&id).await?;
@@ -98,11 +92,28 @@ pub(super) async fn decide(
     Ok(answer::one(&call, &view::enrolment(found)))
 }
 
+/// Whether a ruling accepts.
+///
+/// # Errors
+/// It is another word.
+pub(crate) fn accepts(ruling: &str) -> Result<bool, Failure> {
+    match ruling {
+        "accept" => Ok(true),
+        "refuse" => Ok(false),
+        other => Err(Failure::field("ruling", format!("{other:?} is not accept or refuse"))),
+    }
+}
+
 /// Accepts or refuses one that waits.
 ///
 /// # Errors
 /// There is no such one, or it does not wait.
-async fn settle(state: &ApiState, id: &str, accepts: bool, by: &str) -> Result<(), Failure> {
+pub(crate) async fn settle(
+    state: &ApiState,
+    id: &str,
+    accepts: bool,
+    by: &str,
+) -> Result<(), Failure> {
     let known = state.store().enrolment(id).await?;
     let known = known.ok_or_else(|| Failure::not_found("enrolment", id))?;
     let now_ms = clock::now_ms();

@@ -137,6 +137,11 @@ impl Parts {
         })
     }
 
+    /// Whether hosts enrol here.
+    pub(crate) const fn enrols(&self) -> bool {
+        self.enrolling.is_some()
+    }
+
     /// From which the secrets of webhooks follow.
     pub const fn webhook_key(&self) -> Option<&WebhookKey> {
         self.webhook_key.as_ref()

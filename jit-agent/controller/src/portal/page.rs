@@ -31,7 +31,7 @@ pub(super) struct Who {
     pub(super) form_key: String,
     /// It sees the page *Audit*.
     pub(super) is_auditor: bool,
-    /// It sees the pages *Close* and *Health*.
+    /// It sees the pages *Close*, *Enrolments* and *Health*.
     pub(super) is_admin: bool,
 }
 

@@ -32,6 +32,18 @@ pub struct EnrolmentToken {
     pub revoked_ms: i64,
 }
 
+impl EnrolmentToken {
+    /// What it is now, in a word: `valid`, `used`, `ended` or `withdrawn`.
+    pub const fn state(&self, now_ms: i64) -> &'static str {
+        match self {
+            Self { revoked_ms, .. } if *revoked_ms != 0 => "withdrawn",
+            Self { ends_ms, .. } if *ends_ms <= now_ms => "ended",
+            Self { uses_left, .. } if *uses_left <= 0 => "used",
+            _ => "valid",
+        }
+    }
+}
+
 /// What became of an enrolment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EnrolmentState {

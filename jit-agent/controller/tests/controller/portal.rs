@@ -4,6 +4,7 @@
 mod asked;
 mod audit;
 mod closings;
+mod enrolments;
 mod forms;
 mod health;
 mod hosts;

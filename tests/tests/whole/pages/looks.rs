@@ -47,6 +47,8 @@ fn every_page_is_legible_light_and_usable_without_a_mouse() {
         (&admin, "audit", "/audit"),
         (&admin, "record", "/audit/1"),
         (&admin, "access", "/access"),
+        (&admin, "closings", "/closings"),
+        (&admin, "enrolments", "/enrolments"),
         (&admin, "health", "/health"),
     ] {
         looks(browser, name, path);

@@ -29,17 +29,11 @@ pub(in crate::api) fn enrolment(of: Enrolment) -> EnrolmentView {
 
 /// A token.
 pub(in crate::api) fn enrolment_token(of: EnrolmentToken, now_ms: i64) -> EnrolmentTokenView {
-    let state = match &of {
-        one if one.revoked_ms != 0 => "withdrawn",
-        one if one.ends_ms <= now_ms => "ended",
-        one if one.uses_left <= 0 => "used",
-        _ => "valid",
-    };
     EnrolmentTokenView {
+        state: of.state(now_ms).to_owned(),
         id: of.id,
         labels: of.labels,
         uses_left: of.uses_left,
-        state: state.to_owned(),
         created_by: of.created_by,
         created: time(of.created_ms),
         created_ms: of.created_ms,

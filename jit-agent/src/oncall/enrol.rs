@@ -67,6 +67,10 @@ pub struct EnrolArgs {
     /// Prove it by what this cloud has signed of the machine instead.
     #[arg(long, value_name = "CLOUD", group = "proof")]
     identity: Option<Cloud>,
+    /// For whom the token of Azure Arc or Google is: `audience` of the controller's configuration,
+    /// [enrolment.arc] or [enrolment.gcp].
+    #[arg(long, value_name = "AUDIENCE")]
+    audience: Option<String>,
     /// The authority of the controller's own certificate, PEM [default: those of this system].
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -82,8 +86,10 @@ pub struct EnrolArgs {
 /// A cloud that signs which machine this is.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Cloud {
+    Arc,
     Azure,
     Ec2,
+    Gcp,
 }
 
 /// Enrols this host.
@@ -99,7 +105,12 @@ pub async fn run(config: &Path, args: &EnrolArgs) -> Result<ExitCode, Failure> {
             input.proof.clone_from(token);
             input.host = host(config, args.host_id.as_deref()).await?;
         }
-        (None, Some(cloud)) => attest(&controller, cloud, &mut input).await?,
+        (None, Some(cloud)) => {
+            if matches!(cloud, Cloud::Arc) {
+                input.host = host(config, args.host_id.as_deref()).await?;
+            }
+            attest(&controller, cloud, args.audience.as_deref(), &mut input).await?;
+        }
         (None, None) => return Err(Failure::Usage("add --token-file or --identity".into())),
     }
     let places = Places::new(config)?;
@@ -140,6 +151,15 @@ async fn asked(
         if status == StatusCode::CREATED {
             return answer(&body).map(Some);
         }
+        if status == StatusCode::SERVICE_UNAVAILABLE && !no_wait {
+            let line = problem(status, &body);
+            if line != said {
+                complain(&line);
+                said = line;
+            }
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        }
         if status != StatusCode::ACCEPTED {
             let problem = problem(status, &body);
             if problem.contains("a person has refused") {
@@ -174,12 +194,27 @@ async fn asked(
 async fn attest(
     controller: &Controller,
     cloud: Cloud,
+    audience: Option<&str>,
     input: &mut EnrolmentInput,
 ) -> Result<(), Failure> {
+    let audience = || {
+        audience.ok_or_else(|| {
+            let why = "add --audience, as the controller's configuration has it";
+            Failure::Usage(why.to_owned())
+        })
+    };
     let fault = |why: crate::system::metadata::Fault| {
         unavailable(format!("the metadata service gives no proof: {why}"))
     };
     match cloud {
+        Cloud::Arc => {
+            "arc".clone_into(&mut input.method);
+            input.proof = evidence::arc(audience()?).await.map_err(fault)?;
+        }
+        Cloud::Gcp => {
+            "gcp".clone_into(&mut input.method);
+            input.proof = evidence::gcp(audience()?).await.map_err(fault)?;
+        }
         Cloud::Ec2 => {
             "ec2".clone_into(&mut input.method);
             input.proof = evidence::ec2().await.map_err(fault)?.rsa2048;

@@ -142,6 +142,10 @@ async fn refusal(
 ) -> Failure {
     let why = match error {
         AskError::Field { field, why } => return Failure::field(field, why),
+        AskError::Down(why) => {
+            tracing::warn!("a machine cannot enrol now: {why}");
+            return Failure::new(Word::Unavailable, why).retry_after(AGAIN_S);
+        }
         AskError::Store(error) => return error.into(),
         AskError::Refused(why) => why,
     };

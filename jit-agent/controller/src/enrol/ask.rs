@@ -6,6 +6,7 @@
 use super::{
     admit::{self, Decision},
     attest::{azure::Machine, ec2::Instance},
+    keys::NotProven,
     nonce,
     opened::Opened,
     proof::{Method, Proof, check_id},
@@ -66,6 +67,9 @@ pub enum AskError {
         /// Why, in words.
         why: String,
     },
+    /// What it would be believed by cannot be read now; in words.
+    #[error("{0}")]
+    Down(String),
     /// It is not believed; in words.
     #[error("{0}")]
     Refused(String),
@@ -78,7 +82,16 @@ impl OfStore for AskError {
     fn of_store(&self) -> Option<&StoreError> {
         match self {
             Self::Store(error) => Some(error),
-            Self::Field { .. } | Self::Refused(_) => None,
+            Self::Down(_) | Self::Field { .. } | Self::Refused(_) => None,
+        }
+    }
+}
+
+impl From<NotProven> for AskError {
+    fn from(error: NotProven) -> Self {
+        match error {
+            NotProven::Down(why) => Self::Down(why),
+            NotProven::Token(why) => Self::Refused(why.to_string()),
         }
     }
 }
@@ -87,6 +100,7 @@ impl OfStore for AskError {
 enum Claim {
     Azure { machine: Machine, hosts: Vec<Host> },
     Ec2(Instance),
+    Proven(Proof),
     Token,
 }
 
@@ -183,8 +197,14 @@ async fn claim(
             let known = store.hosts_named(&label, "", MOST_HOSTS).await?;
             Ok(Claim::Azure { machine, hosts: known.into_iter().map(|one| one.host).collect() })
         }
-        Method::Arc => Err(off("Azure Arc")),
-        Method::Gcp => Err(off("Google")),
+        Method::Arc => {
+            let arc = opened.arc.as_ref().ok_or_else(|| off("Azure Arc"))?;
+            Ok(Claim::Proven(arc.prove(&asked.proof, &asked.host, now_ms).await?))
+        }
+        Method::Gcp => {
+            let gcp = opened.gcp.as_ref().ok_or_else(|| off("Google"))?;
+            Ok(Claim::Proven(gcp.prove(&asked.proof, now_ms).await?))
+        }
     }
 }
 
@@ -213,6 +233,7 @@ async fn prove(
             }
             machine.prove(&hosts).map_err(|why| refused(&why))?
         }
+        Claim::Proven(proof) => proof,
     };
     Ok((proof, None))
 }

@@ -7,11 +7,12 @@ use jit_client::{
 
 use super::{
     attest::{azure::Azure, ec2::Ec2},
+    keys::{ArcMachines, GcpInstances},
     settings::{AzureSettings, Ec2Settings, Settings},
 };
 
 /// `[enrolment]`, open.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Opened {
     /// The hubs that hosts dial.
     pub hubs: Vec<String>,
@@ -21,6 +22,10 @@ pub struct Opened {
     pub ec2: Option<Ec2>,
     /// Virtual machines of Azure, if they are believed.
     pub azure: Option<Azure>,
+    /// Machines of Azure Arc, if they are believed.
+    pub arc: Option<ArcMachines>,
+    /// Google Compute Engine, if it is believed.
+    pub gcp: Option<GcpInstances>,
 }
 
 impl Opened {
@@ -37,6 +42,8 @@ impl Opened {
             hub_ca,
             ec2: settings.ec2.as_ref().map(Ec2Settings::open).transpose()?,
             azure: settings.azure.as_ref().map(AzureSettings::open).transpose()?,
+            arc: settings.arc.as_ref().map(ArcMachines::open).transpose()?,
+            gcp: settings.gcp.as_ref().map(GcpInstances::open).transpose()?,
         }))
     }
 }

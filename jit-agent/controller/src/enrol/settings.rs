@@ -12,13 +12,20 @@ use jit_client::{
     pem::{Holds, certificates},
 };
 use jit_proto::wrong::Wrongs;
+use reqwest::Url;
 use rustls_pki_types::CertificateDer;
 use serde::Deserialize;
 
 use super::attest::{azure::Azure, ec2::Ec2, jwt::Audience};
+use crate::here::secure;
 
 /// The most certificates of regions: EC2 has some forty.
 const MOST_FILES: usize = 256;
+/// Stands for a tenant in an address.
+const TENANT: &str = "{tenant}";
+/// Where Entra and Google publish their keys.
+const ENTRA_KEYS: &str = "https://login.microsoftonline.com/{tenant}/discovery/v2.0/keys";
+const GOOGLE_KEYS: &str = "https://www.googleapis.com/oauth2/v3/certs";
 /// The most hubs that a host is given.
 const MOST_HUBS: usize = 16;
 
@@ -54,6 +61,8 @@ struct RawAzure {
 struct RawArc {
     audience: String,
     tenants: BTreeSet<String>,
+    keys: Option<String>,
+    keys_ca: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -61,6 +70,8 @@ struct RawArc {
 struct RawGcp {
     audience: String,
     projects: BTreeSet<String>,
+    keys: Option<String>,
+    keys_ca: Option<PathBuf>,
 }
 
 /// Which clouds are believed, and what a host is given with its certificate.
@@ -107,6 +118,10 @@ pub struct ArcSettings {
     pub audience: Audience,
     /// Tenants, in small letters.
     pub tenants: BTreeSet<String>,
+    /// Where a tenant's keys are.
+    pub keys: KeysAt,
+    /// File with authorities beside those of the system, PEM, for these keys.
+    pub keys_ca: Option<PathBuf>,
 }
 
 /// `[enrolment.gcp]`
@@ -116,6 +131,41 @@ pub struct GcpSettings {
     pub audience: Audience,
     /// Projects, by their ids.
     pub projects: BTreeSet<String>,
+    /// Where Google's keys are.
+    pub keys: KeysAt,
+    /// File with authorities beside those of the system, PEM, for these keys.
+    pub keys_ca: Option<PathBuf>,
+}
+
+/// Where an issuer publishes its keys: an address of https, in which `{tenant}` stands for the tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeysAt(String);
+
+impl KeysAt {
+    /// Checks one.
+    ///
+    /// # Errors
+    /// Why, in words.
+    pub fn new(text: &str, of_tenants: bool) -> Result<Self, String> {
+        if text.contains(TENANT) != of_tenants {
+            let must = if of_tenants { "lacks" } else { "has no use for" };
+            return Err(format!("{text:?} {must} {TENANT}"));
+        }
+        let at = Self(text.to_owned());
+        at.of("00000000-0000-0000-0000-000000000000").map(|_| at)
+    }
+
+    /// The address of this tenant's.
+    ///
+    /// # Errors
+    /// It is none of https.
+    pub fn of(&self, tenant: &str) -> Result<Url, String> {
+        let url = secure(&self.0.replace(TENANT, tenant))?;
+        match url.scheme() {
+            "https" => Ok(url),
+            _ => Err(format!("{url} does not begin with https://")),
+        }
+    }
 }
 
 impl RawSettings {
@@ -145,15 +195,21 @@ impl RawSettings {
             intermediates: intermediates.map(|file| directory.join(file)),
             subscriptions: list(&mut wrongs, "azure.subscriptions", folded(subscriptions), is_id),
         });
-        let arc = arc.and_then(|RawArc { audience, tenants }| {
+        let arc = arc.and_then(|RawArc { audience, tenants, keys, keys_ca }| {
             let tenants = list(&mut wrongs, "arc.tenants", folded(tenants), is_id);
-            let audience = audience_of(&mut wrongs, "arc.audience", &audience)?;
-            Some(ArcSettings { audience, tenants })
+            let audience = audience_of(&mut wrongs, "arc.audience", &audience);
+            let keys = KeysAt::new(keys.as_deref().unwrap_or(ENTRA_KEYS), true);
+            let keys = wrongs_of(&mut wrongs, "arc.keys", keys);
+            let keys_ca = keys_ca.map(|file| directory.join(file));
+            Some(ArcSettings { audience: audience?, tenants, keys: keys?, keys_ca })
         });
-        let gcp = gcp.and_then(|RawGcp { audience, projects }| {
+        let gcp = gcp.and_then(|RawGcp { audience, projects, keys, keys_ca }| {
             let projects = list(&mut wrongs, "gcp.projects", projects, is_project);
-            let audience = audience_of(&mut wrongs, "gcp.audience", &audience)?;
-            Some(GcpSettings { audience, projects })
+            let audience = audience_of(&mut wrongs, "gcp.audience", &audience);
+            let keys = KeysAt::new(keys.as_deref().unwrap_or(GOOGLE_KEYS), false);
+            let keys = wrongs_of(&mut wrongs, "gcp.keys", keys);
+            let keys_ca = keys_ca.map(|file| directory.join(file));
+            Some(GcpSettings { audience: audience?, projects, keys: keys?, keys_ca })
         });
         let hub_ca = hub_ca.map(|file| directory.join(file));
         wrongs.end(Settings { hubs, hub_ca, ec2, azure, arc, gcp })
@@ -176,7 +232,11 @@ fn list(
 }
 
 fn audience_of(wrongs: &mut Wrongs, path: &str, text: &str) -> Option<Audience> {
-    Audience::new(text).map_err(|why| wrongs.add(path, format!("{path}: {why}"))).ok()
+    wrongs_of(wrongs, path, Audience::new(text))
+}
+
+fn wrongs_of<T>(wrongs: &mut Wrongs, path: &str, checked: Result<T, String>) -> Option<T> {
+    checked.map_err(|why| wrongs.add(path, format!("{path}: {why}"))).ok()
 }
 
 fn folded(all: BTreeSet<String>) -> BTreeSet<String> {
@@ -293,6 +353,10 @@ projects = ["prod-1"]
         assert!(azure.subscriptions.contains("8d10da13-8125-4ba9-a717-bf7490507b3d"));
         assert_eq!(all.arc.unwrap().audience.text(), "api://jit-agent.example.org");
         assert!(all.gcp.unwrap().projects.contains("prod-1"));
+        let tenant = "72f988bf-0000-0000-0000-2d7cd011db47";
+        let keys = KeysAt::new(ENTRA_KEYS, true).unwrap().of(tenant).unwrap();
+        assert!(keys.as_str().contains(&format!("/{tenant}/discovery/")), "{keys}");
+        assert!(KeysAt::new(GOOGLE_KEYS, false).is_ok());
         let none = check("").unwrap();
         assert!(none.ec2.is_none() && none.azure.is_none());
         assert!(none.arc.is_none() && none.gcp.is_none());
@@ -312,6 +376,11 @@ projects = ["prod-1"]
             ("https://jit.example.org", management, "gcp.audience"),
             ("[\"prod-1\"]", "[]", "gcp.projects"),
             ("prod-1", "*", "gcp.projects"),
+            ("[gcp]", "keys = 'https://x/keys'\n[gcp]", "arc.keys"),
+            ("[gcp]", "keys = 'http://x/{tenant}'\n[gcp]", "arc.keys"),
+            ("[gcp]", "keys = 'http://127.0.0.1/{tenant}'\n[gcp]", "arc.keys"),
+            ("[gcp]", "[gcp]\nkeys = 'http://x/'", "gcp.keys"),
+            ("[gcp]", "[gcp]\nkeys = 'https://x/{tenant}'", "gcp.keys"),
         ] {
             let text = GOOD.replace(from, to);
             assert_ne!(text, GOOD, "{from}");

@@ -10,7 +10,6 @@ mod arrive;
 mod bearer;
 mod begun;
 mod hint;
-mod http;
 mod person;
 mod provider;
 mod settings;
@@ -35,13 +34,14 @@ pub use self::{
     settings::{Programs, RawSettings, Settings, SubjectClaim},
 };
 use self::{
-    http::CallError,
     person::Person,
     provider::{Lookup, Provider},
     token::{Claims, Farewell, Parties, TokenError},
 };
 use crate::{
+    calls::{self, CallError},
     desk::Desk,
+    here::is_here,
     secret,
     store::{self, OfStore, StoreError},
 };
@@ -201,7 +201,8 @@ impl Oidc {
     /// # Errors
     /// A file of the section cannot be used.
     pub fn new(settings: Settings) -> Result<Self, String> {
-        let client = http::client(&settings)?;
+        let here = settings.issuer.host_str().is_some_and(is_here);
+        let client = calls::client("oidc.ca", settings.ca.as_deref(), here)?;
         let secret = settings.client_secret_file.as_deref().map(secret::read).transpose();
         let secret = secret.map_err(|why| format!("oidc.client_secret_file, {why}"))?;
         let lookup = Lookup::new(client.clone(), settings.issuer_text.clone());
@@ -362,7 +363,7 @@ impl Oidc {
         code: &str,
     ) -> Result<Tokens, Refusal> {
         let call = self.asking(provider, begun, code);
-        http::json(call).await.map_err(|why| match why {
+        calls::json(call).await.map_err(|why| match why {
             CallError::Status(status, body) if status.is_client_error() => {
                 let said: Declined = serde_json::from_slice(&body).unwrap_or_default();
                 if said.error == "invalid_client" || said.error == "unauthorized_client" {
@@ -405,7 +406,7 @@ impl Oidc {
 
     /// Adds the claims that are not in the ID token (OpenID Connect Core 1.0, section 5.3).
     async fn add_more(&self, claims: &mut Claims, url: Url, access: &str) -> Result<(), Refusal> {
-        let more = http::json::<Claims>(self.client.get(url).bearer_auth(access)).await;
+        let more = calls::json::<Claims>(self.client.get(url).bearer_auth(access)).await;
         let more = more.map_err(|why| self.down(format!("its claims: {why}")))?;
         if more.get("sub") != claims.get("sub") {
             return Err(self.bad("its claims are of another person than the ID token"));

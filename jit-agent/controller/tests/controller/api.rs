@@ -1,6 +1,7 @@
 //! The API over real HTTPS on the loopback interface.
 
 mod auth;
+mod clouds;
 pub(crate) mod defender;
 mod enrolments;
 mod events;

@@ -5,7 +5,7 @@
 //! that it is compared without; the host keeps the spelling that its agent has, and is known by
 //! small letters.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use openidconnect::core::CoreJsonWebKeySet;
 use serde_json::Value;
@@ -23,20 +23,33 @@ const TYPE: [&str; 3] = ["providers", "microsoft.hybridcompute", "machines"];
 pub struct Arc {
     /// For whom their tokens are.
     pub audience: Audience,
-    /// Tenants, in small letters, and the keys of each.
-    pub tenants: BTreeMap<String, CoreJsonWebKeySet>,
+    /// Tenants, in small letters.
+    pub tenants: BTreeSet<String>,
 }
 
 impl Arc {
-    /// That a machine is the host that it says it is.
+    /// The tenant by whose keys a token must be signed. Nothing else of it is checked.
+    ///
+    /// # Errors
+    /// [`JwtError`]: it names none that counts here.
+    pub fn tenant(&self, text: &str) -> Result<&str, JwtError> {
+        let tenant = tenant(&jwt::issuer(text)?).ok_or(JwtError::Issuer)?;
+        self.tenants.get(&tenant).map(String::as_str).ok_or(JwtError::Issuer)
+    }
+
+    /// That a machine is the host that it says it is. `keys`: those of the token's tenant.
     ///
     /// # Errors
     /// [`JwtError`]
-    pub fn prove(&self, text: &str, host_id: &str, now_ms: i64) -> Result<Proof, JwtError> {
+    pub fn prove(
+        &self,
+        text: &str,
+        host_id: &str,
+        keys: &CoreJsonWebKeySet,
+        now_ms: i64,
+    ) -> Result<Proof, JwtError> {
         check_id(host_id).map_err(JwtError::Machine)?;
-        let issuer = jwt::issuer(text)?;
-        let tenant = tenant(&issuer).ok_or(JwtError::Issuer)?;
-        let keys = self.tenants.get(&tenant).ok_or(JwtError::Issuer)?;
+        let (issuer, tenant) = (jwt::issuer(text)?, self.tenant(text)?);
         let claims = jwt::claims(text, keys, &issuer, &self.audience, now_ms)?;
         let claim = |name: &str| claims.get(name).and_then(Value::as_str).unwrap_or_default();
         if claim("tid").to_ascii_lowercase() != tenant {
@@ -53,7 +66,7 @@ impl Arc {
                 "it is of the machine {machine}, and not of the host {host_id}"
             )));
         }
-        let facts = [("resource", machine.clone()), ("tenant", tenant)];
+        let facts = [("resource", machine.clone()), ("tenant", tenant.to_owned())];
         Ok(Proof::new(host_id.to_owned(), Method::Arc, machine, facts.into()))
     }
 }
@@ -98,7 +111,7 @@ mod tests {
 
     fn world() -> (Signer, Arc) {
         let signer = Signer::new("entra");
-        let tenants = [(TENANT.to_owned(), signer.keys())].into();
+        let tenants = [TENANT.to_owned()].into();
         (signer, Arc { audience: audience(), tenants })
     }
 
@@ -110,14 +123,15 @@ mod tests {
     fn a_machine_is_the_host_of_its_resource_in_any_case_of_letters() {
         let (signer, arc) = world();
         for resource in [HOST.to_owned(), HOST.to_lowercase(), HOST.to_uppercase()] {
-            let proof = arc.prove(&signer.token(&of(&resource)), HOST, NOW_MS).unwrap();
+            let proof =
+                arc.prove(&signer.token(&of(&resource)), HOST, &signer.keys(), NOW_MS).unwrap();
             assert_eq!((proof.host_id(), proof.method()), (HOST, Method::Arc));
             assert_eq!(proof.machine(), HOST.to_lowercase());
             assert_eq!(proof.facts()["tenant"], TENANT);
         }
         let second = format!("https://login.microsoftonline.com/{TENANT}/v2.0");
         let claims = said(&second, json!({ "tid": TENANT, "xms_mirid": HOST }));
-        assert!(arc.prove(&signer.token(&claims), HOST, NOW_MS).is_ok());
+        assert!(arc.prove(&signer.token(&claims), HOST, &signer.keys(), NOW_MS).is_ok());
     }
 
     #[test]
@@ -132,19 +146,21 @@ mod tests {
             format!("https://sts.windows.net/{TENANT}/x/"),
         ] {
             let claims = said(&issuer, json!({ "tid": TENANT, "xms_mirid": HOST }));
-            let refused = arc.prove(&signer.token(&claims), HOST, NOW_MS);
+            let refused = arc.prove(&signer.token(&claims), HOST, &signer.keys(), NOW_MS);
             assert_eq!(refused, Err(JwtError::Issuer), "{issuer}");
         }
         for tid in [json!(other), json!(null), json!(7)] {
             let claims = said(&issuer(TENANT), json!({ "tid": tid, "xms_mirid": HOST }));
-            let refused = arc.prove(&signer.token(&claims), HOST, NOW_MS);
+            let refused = arc.prove(&signer.token(&claims), HOST, &signer.keys(), NOW_MS);
             assert!(matches!(refused, Err(JwtError::Machine(_))), "{tid}");
         }
         // The keys of one tenant sign nothing for another one.
         let thief = Signer::new("entra");
-        let tenants = [(TENANT.to_owned(), signer.keys()), (other.to_owned(), thief.keys())];
-        let arc = Arc { tenants: tenants.into(), ..arc };
-        let refused = arc.prove(&thief.token(&of(HOST)), HOST, NOW_MS);
+        let tenants = [TENANT.to_owned(), other.to_owned()].into();
+        let arc = Arc { tenants, ..arc };
+        let stolen = thief.token(&of(HOST));
+        assert_eq!(arc.tenant(&stolen), Ok(TENANT), "so its keys are those of this tenant");
+        let refused = arc.prove(&stolen, HOST, &signer.keys(), NOW_MS);
         assert!(matches!(refused, Err(JwtError::Malformed(_))));
     }
 
@@ -166,14 +182,14 @@ mod tests {
         ] {
             let token = signer.token(&of(resource));
             for claimed in [HOST, resource] {
-                let refused = arc.prove(&token, claimed, NOW_MS);
+                let refused = arc.prove(&token, claimed, &signer.keys(), NOW_MS);
                 // What is a machine and claimed as such is one: only the first is another one.
                 let same = is_machine(&resource.to_ascii_lowercase()) && claimed == resource;
                 assert_eq!(refused.is_ok(), same, "{resource} {claimed}");
             }
         }
         let without = said(&issuer(TENANT), json!({ "tid": TENANT }));
-        let refused = arc.prove(&signer.token(&without), HOST, NOW_MS);
+        let refused = arc.prove(&signer.token(&without), HOST, &signer.keys(), NOW_MS);
         assert!(matches!(refused, Err(JwtError::Machine(_))));
     }
 }

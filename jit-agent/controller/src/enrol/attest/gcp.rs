@@ -19,8 +19,6 @@ pub const ISSUER: &str = "https://accounts.google.com";
 pub struct Gcp {
     /// For whom their tokens are.
     pub audience: Audience,
-    /// Google's keys.
-    pub keys: CoreJsonWebKeySet,
     /// Projects, by their ids.
     pub projects: BTreeSet<String>,
 }
@@ -40,12 +38,17 @@ struct Instance {
 }
 
 impl Gcp {
-    /// That an instance is the host with its own name.
+    /// That an instance is the host with its own name. `keys`: Google's.
     ///
     /// # Errors
     /// [`JwtError`]
-    pub fn prove(&self, text: &str, now_ms: i64) -> Result<Proof, JwtError> {
-        let claims = jwt::claims(text, &self.keys, ISSUER, &self.audience, now_ms)?;
+    pub fn prove(
+        &self,
+        text: &str,
+        keys: &CoreJsonWebKeySet,
+        now_ms: i64,
+    ) -> Result<Proof, JwtError> {
+        let claims = jwt::claims(text, keys, ISSUER, &self.audience, now_ms)?;
         let none = |why: &str| {
             JwtError::Machine(format!("it names no instance (fetch it with format=full): {why}"))
         };
@@ -90,7 +93,7 @@ mod tests {
     fn world() -> (Signer, Gcp) {
         let signer = Signer::new("google");
         let projects = ["prod-1".to_owned()].into();
-        let gcp = Gcp { audience: audience(), keys: signer.keys(), projects };
+        let gcp = Gcp { audience: audience(), projects };
         (signer, gcp)
     }
 
@@ -104,7 +107,7 @@ mod tests {
     fn an_instance_is_the_host_of_its_own_name() {
         let (signer, gcp) = world();
         let claims = said(ISSUER, instance("prod-1", "europe-west3-a", "8087716956832600000"));
-        let proof = gcp.prove(&signer.token(&claims), NOW_MS).unwrap();
+        let proof = gcp.prove(&signer.token(&claims), &signer.keys(), NOW_MS).unwrap();
         let host = "//compute.googleapis.com/projects/prod-1/zones/europe-west3-a/instances/\
                     8087716956832600000";
         assert_eq!((proof.host_id(), proof.machine(), proof.method()), (host, host, Method::Gcp));
@@ -115,10 +118,10 @@ mod tests {
     fn other_projects_issuers_and_formats_prove_nothing() {
         let (signer, gcp) = world();
         let other = said(ISSUER, instance("prod-2", "europe-west3-a", "1"));
-        let refused = gcp.prove(&signer.token(&other), NOW_MS);
+        let refused = gcp.prove(&signer.token(&other), &signer.keys(), NOW_MS);
         assert!(matches!(&refused, Err(JwtError::Machine(why)) if why.contains("prod-2")));
         let other = said("accounts.google.com", instance("prod-1", "europe-west3-a", "1"));
-        assert_eq!(gcp.prove(&signer.token(&other), NOW_MS), Err(JwtError::Issuer));
+        assert_eq!(gcp.prove(&signer.token(&other), &signer.keys(), NOW_MS), Err(JwtError::Issuer));
         for bad in [
             json!({}),
             json!({ "google": {} }),
@@ -129,7 +132,8 @@ mod tests {
             instance("prod-1", "europe-west3-a", ""),
             instance("prod-1/zones/z", "europe-west3-a", "1"),
         ] {
-            let refused = gcp.prove(&signer.token(&said(ISSUER, bad.clone())), NOW_MS);
+            let refused =
+                gcp.prove(&signer.token(&said(ISSUER, bad.clone())), &signer.keys(), NOW_MS);
             assert!(matches!(refused, Err(JwtError::Machine(_))), "{bad}");
         }
     }

@@ -24,7 +24,7 @@ on_each_database! {
 const HUB: &str = "hub.example.org:7444";
 
 fn opened() -> Opened {
-    Opened { hubs: vec![HUB.into()], hub_ca: "-- the CA --".into(), ec2: None, azure: None }
+    Opened { hubs: vec![HUB.into()], hub_ca: "-- the CA --".into(), ..Opened::default() }
 }
 
 /// A site whose signer's process issues what is wanted.

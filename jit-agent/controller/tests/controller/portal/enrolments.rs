@@ -40,8 +40,7 @@ async fn an_administrator_makes_a_token_and_decides_who_is_a_host(database: Data
     let opened = Opened {
         hubs: vec!["hub.example.org:7444".into()],
         hub_ca: "-- the CA --".into(),
-        ec2: None,
-        azure: None,
+        ..Opened::default()
     };
     let site = Site::enrolling(database, opened).await;
     let (root, bo) = (Browser::of(&site, "root").await, Browser::of(&site, "bo").await);

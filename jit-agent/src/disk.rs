@@ -1,6 +1,6 @@
-//! What survives a restart: the database (`store`), the audit, the key that signs the audit, the last
-//! good configuration, the trial of another one, the host's id where it was found, and the certificate
-//! that was renewed.
+//! What survives a restart: the database (`store`), the audit, the key that signs the audit, the
+//! last good configuration, the trial of another one, the host's id where it was found, and the
+//! certificate that was renewed.
 
 pub mod audit;
 pub mod closings;

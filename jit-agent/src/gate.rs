@@ -33,7 +33,7 @@
 //! Signatures are verified outside of the gate's task (`verification`). What comes from there waits
 //! for the gate in turns between the peers (`waiting`).
 
-mod about;
+pub mod about;
 mod alarms;
 mod arrivals;
 pub(crate) mod break_glass;
@@ -80,7 +80,6 @@ use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use jit_common::{Event, Reason};
 
-pub use about::CertificateEnd;
 pub use arrivals::Asked;
 pub use break_glass::Opened;
 pub use command::{GateHandle, Gone, Requests, channel};

@@ -208,7 +208,8 @@ impl Stage {
         number
     }
 
-    /// A machine with this id for its agent, of which the controller knows nothing. Returns its number.
+    /// A machine with this id for its agent, of which the controller knows nothing. Returns its
+    /// number.
     pub fn add_machine(&mut self, id: &str) -> usize {
         let number = self.hosts.len();
         let host =

@@ -241,8 +241,8 @@ impl Agent {
             .map_err(|trouble| self.failure("the request for a new connection", trouble))
     }
 
-    /// Asks for a request for the host's next certificate. Only for a connection that the agent made
-    /// itself.
+    /// Asks for a request for the host's next certificate. Only for a connection that the agent
+    /// made itself.
     pub async fn request_certificate(
         &mut self,
     ) -> Result<v1::RequestCertificateResponse, CallError> {

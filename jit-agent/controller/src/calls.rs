@@ -1,5 +1,5 @@
-//! Calls to somebody who publishes something, such as keys: no redirects, a limit for their time, and
-//! one for the size of what comes back.
+//! Calls to somebody who publishes something, such as keys: no redirects, a limit for their time,
+//! and one for the size of what comes back.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -26,8 +26,8 @@ pub(crate) enum CallError {
     Status(StatusCode, Vec<u8>),
 }
 
-/// A client. `section`: of the configuration, for errors. `ca`: authorities beside those of the system.
-/// `is_here`: it calls this machine, and no proxy is asked.
+/// A client. `section`: of the configuration, for errors. `ca`: authorities beside those of the
+/// system. `is_here`: it calls this machine, and no proxy is asked.
 ///
 /// # Errors
 /// The file of authorities.

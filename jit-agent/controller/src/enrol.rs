@@ -2,8 +2,9 @@
 //! administrator, once; a person where it comes again.
 //!
 //! Everything here is decided without a network: what a machine sends, the configuration, the store
-//! and a time are arguments. Only [`keys`] reads what clouds publish. Nothing here has a key but [`issue`], which belongs to the signer's
-//! process. [`ask`] answers a host, [`certify`] has certificates issued, [`renew`] the next ones.
+//! and a time are arguments. Only [`keys`] reads what clouds publish. Nothing here has a key but
+//! [`issue`], which belongs to the signer's process. [`ask`] answers a host, [`certify`] has
+//! certificates issued, [`renew`] the next ones.
 
 pub mod admit;
 pub mod ask;

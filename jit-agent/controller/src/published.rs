@@ -1,6 +1,6 @@
-//! What somebody else publishes, such as keys: read once an hour, and anew for a key that is not among
-//! them, once a minute at most. Who does not answer is asked again after a pause; what was read before is
-//! used for a day.
+//! What somebody else publishes, such as keys: read once an hour, and anew for a key that is not
+//! among them, once a minute at most. Who does not answer is asked again after a pause; what was
+//! read before is used for a day.
 
 use std::{
     sync::Arc,

@@ -10,7 +10,7 @@ use x509_parser::{
     public_key::PublicKey,
 };
 
-use crate::gate::CertificateEnd;
+use crate::gate::about::CertificateEnd;
 
 /// The longest time before its end in which a certificate has to be renewed.
 const SOON: Duration = Duration::from_secs(14 * 86_400);

@@ -28,7 +28,7 @@ use crate::{
         judge,
         link::{Listed, Proofs, Setup},
     },
-    gate::CertificateEnd,
+    gate::about::CertificateEnd,
     system::{image::Files, sys::FileError},
 };
 

@@ -1,5 +1,6 @@
-//! The renewed certificate of `[uplink]`, with its key: one file in the state directory, PEM, mode 0600,
-//! replaced as a whole, so that both always fit. The agent cannot write the files of the configuration.
+//! The renewed certificate of `[uplink]`, with its key: one file in the state directory, PEM, mode
+//! 0600, replaced as a whole, so that both always fit. The agent cannot write the files of the
+//! configuration.
 
 use std::path::{Path, PathBuf};
 

@@ -22,7 +22,8 @@ use crate::{
     config::Config,
     disk::audit::Record,
     gate::{
-        Asked, CertificateEnd, Opened, PolicyDraft, PolicyPush, Pusher, Revoked, Target,
+        Asked, Opened, PolicyDraft, PolicyPush, Pusher, Revoked, Target,
+        about::CertificateEnd,
         command::new_links::NewLinks,
         journal::Journal,
         list::{Age, Listed, oldest_first},

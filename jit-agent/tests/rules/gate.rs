@@ -3,7 +3,7 @@
 use std::{cell::Cell, collections::BTreeMap, sync::Arc, time::Duration};
 
 use jit_agent::{
-    gate::{CertificateEnd, Target, channel, journal::Journal},
+    gate::{Target, about::CertificateEnd, channel, journal::Journal},
     kernel::datapath::{Datapath as _, memory::MemoryDatapath, probe::Syn},
     rules::ledger::Admission,
 };

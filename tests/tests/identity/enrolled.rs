@@ -1,5 +1,6 @@
-//! A machine becomes a host: it makes its key, proves by a token who it is, gets its certificate from a
-//! real controller, dials the hub with it, and is opened. Who comes second waits for a person.
+//! A machine becomes a host: it makes its key, proves by a token who it is, gets its certificate
+//! from a real controller, dials the hub with it, and is opened. Who comes second waits for a
+//! person.
 
 use std::{
     fs,

@@ -1,5 +1,5 @@
-//! A host that has enrolled with a certificate of a minute is renewed again and again over the connection
-//! that it has made with the one before, without losing it, and goes on after a restart.
+//! A host that has enrolled with a certificate of a minute is renewed again and again over the
+//! connection that it has made with the one before, without losing it, and goes on after a restart.
 
 use std::{
     fs,

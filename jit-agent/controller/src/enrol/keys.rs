@@ -1,5 +1,5 @@
-//! The public keys by which a cloud signs tokens of machines: read over HTTPS when a token comes, and
-//! kept. Where they are, the configuration says; an address in a token is never followed.
+//! The public keys by which a cloud signs tokens of machines: read over HTTPS when a token comes,
+//! and kept. Where they are, the configuration says; an address in a token is never followed.
 
 use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 

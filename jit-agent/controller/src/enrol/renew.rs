@@ -1,5 +1,5 @@
-//! The next certificate of a host that has one: wanted in the name of the enrolment from which the last
-//! one comes, for as long as that enrolment counts.
+//! The next certificate of a host that has one: wanted in the name of the enrolment from which the
+//! last one comes, for as long as that enrolment counts.
 
 use serde_json::json;
 
@@ -12,8 +12,8 @@ use crate::{
     store::{CertificateWanted, HostCertificate, StoreError, Tx, enrolments},
 };
 
-/// Has the signer's process issue the next certificate of a host that has shown this one. Why it does
-/// not, is in the audit.
+/// Has the signer's process issue the next certificate of a host that has shown this one. Why it
+/// does not, is in the audit.
 ///
 /// # Errors
 /// Those of the database.

@@ -137,7 +137,8 @@ pub struct GcpSettings {
     pub keys_ca: Option<PathBuf>,
 }
 
-/// Where an issuer publishes its keys: an address of https, in which `{tenant}` stands for the tenant.
+/// Where an issuer publishes its keys: an address of https, in which `{tenant}` stands for the
+/// tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeysAt(String);
 

@@ -1,6 +1,6 @@
-//! Has a host's certificate renewed in the last third of its time, over the connection that the host has
-//! made with it: the host makes a key and a request, the signer's process issues, and the host takes what
-//! it finds good. Only certificates that were issued here (`enrol`) are renewed.
+//! Has a host's certificate renewed in the last third of its time, over the connection that the
+//! host has made with it: the host makes a key and a request, the signer's process issues, and the
+//! host takes what it finds good. Only certificates that were issued here (`enrol`) are renewed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,8 +26,8 @@ use crate::{
     store::{HostCertificate, StoreError},
 };
 
-/// From this part of a certificate's time on it is renewed, by chance up to so much later: hosts that
-/// have enrolled together do not come together.
+/// From this part of a certificate's time on it is renewed, by chance up to so much later: hosts
+/// that have enrolled together do not come together.
 const FROM: f64 = 0.6;
 const SPREAD: f64 = 1.0 / 15.0;
 /// The longest wait for the signer's process, and how often it is looked for what it has issued.

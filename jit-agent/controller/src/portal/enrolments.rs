@@ -1,5 +1,5 @@
-//! *Enrolments*: machines that ask to be hosts, the decision on those that wait, and tokens with which
-//! hosts enrol. The text of a token is on the page that follows the form, and nowhere else.
+//! *Enrolments*: machines that ask to be hosts, the decision on those that wait, and tokens with
+//! which hosts enrol. The text of a token is on the page that follows the form, and nowhere else.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,6 @@
-//! The certificate of `[uplink]` is renewed by a hub: the key is made here, and the certificate is in use
-//! when the disk has both. The dialler then makes a connection with it before the one in use ends.
+//! The certificate of `[uplink]` is renewed by a hub: the key is made here, and the certificate is
+//! in use when the disk has both. The dialler then makes a connection with it before the one in use
+//! ends.
 
 use std::path::Path;
 

@@ -25,7 +25,7 @@ use crate::{
         certificate::{Authority, Facts},
         link::Proofs,
     },
-    gate::CertificateEnd,
+    gate::about::CertificateEnd,
     system::{image::Files, sys::Readers},
 };
 

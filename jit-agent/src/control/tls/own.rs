@@ -11,7 +11,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::TlsError;
 use crate::{
     control::{certificate::Facts, judge, link::Proofs},
-    gate::CertificateEnd,
+    gate::about::CertificateEnd,
     system::{image::Files, sys::Readers},
 };
 

@@ -9,7 +9,7 @@ use super::settings::above;
 use crate::{
     config::{Config, DEFAULT_MAX_DURATION, KeyFault},
     control::tls::{HubMaterial, Material, TlsError},
-    gate::CertificateEnd,
+    gate::about::CertificateEnd,
     oncall::finding::Finding,
     system::{
         owner::{KEY_GROUP, STATUS_GROUP},

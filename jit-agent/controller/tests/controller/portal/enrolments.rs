@@ -1,4 +1,5 @@
-//! *Enrolments*, without a script: a token is shown once, and a person decides on a machine that waits.
+//! *Enrolments*, without a script: a token is shown once, and a person decides on a machine that
+//! waits.
 
 use jit_controller::{
     clock::now_ms,

@@ -1,6 +1,6 @@
-//! The next certificate of `[uplink]`: the request for it, and what it must be to take the place of the
-//! one before. A hub brings it, and a hub may be broken into: so it must come from the authority that
-//! issued the one before, which stands behind that one in its file.
+//! The next certificate of `[uplink]`: the request for it, and what it must be to take the place of
+//! the one before. A hub brings it, and a hub may be broken into: so it must come from the
+//! authority that issued the one before, which stands behind that one in its file.
 
 use std::{sync::Arc, time::Duration};
 
@@ -73,8 +73,8 @@ impl NotRenewed {
     }
 }
 
-/// A request (PKCS#10, DER) for a certificate with this key. It asks for nothing: what the certificate
-/// says, who issues it decides.
+/// A request (PKCS#10, DER) for a certificate with this key. It asks for nothing: what the
+/// certificate says, who issues it decides.
 ///
 /// # Errors
 /// The key cannot sign it.

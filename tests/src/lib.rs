@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod browser;
+pub mod checkpoints;
 pub mod controller;
 pub mod disk;
 pub mod figures;

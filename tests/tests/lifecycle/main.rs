@@ -54,3 +54,4 @@ mod trial_terminal;
 mod upgrades;
 mod uplink;
 mod why;
+mod withheld;

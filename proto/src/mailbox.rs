@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use sha2::{Digest as _, Sha256};
@@ -22,6 +23,10 @@ const ENDED: &str = "ended";
 
 /// The most hashes of one list.
 pub const MAX_LISTED: usize = 10_000;
+/// How often a checkpoint is made, and for how long it counts as fresh, if nobody says otherwise.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
+/// See [`CHECKPOINT_EVERY`].
+pub const CHECKPOINT_VALID_FOR: Duration = Duration::from_secs(25);
 
 /// What identifies a signed payload.
 pub fn item(payload_type: &str, payload: &[u8]) -> Hash {

@@ -5,7 +5,7 @@
 //! ([`Doubt::Frozen`]), one that names what has not arrived ([`Doubt::Withheld`]), one that is earlier
 //! than another or beside it ([`Deceit`]). Nothing is opened or closed here.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{cmp::Ordering, collections::BTreeSet, time::Duration};
 
 use jit_proto::{
     WallTime, mailbox,
@@ -117,6 +117,8 @@ pub struct Freshness {
     /// When checkpoints were first expected.
     begun: BootNanos,
     last: Option<Seen>,
+    /// The last one by which all had arrived, and when it came.
+    complete: Option<(Stamp, BootNanos)>,
     /// Since when it is not proven that all has arrived, and what is missing.
     incomplete: Option<(BootNanos, Option<usize>)>,
 }
@@ -134,7 +136,7 @@ impl Freshness {
     pub fn new(host: &str, last: Option<Stamp>, now: Now) -> Self {
         let last = last.map(|stamp| Seen { stamp, here: None });
         let (host, awaited) = (host.to_owned(), BTreeSet::new());
-        Self { host, awaited, begun: now.boot, last, incomplete: None }
+        Self { host, awaited, begun: now.boot, last, complete: None, incomplete: None }
     }
 
     /// From now on the host has this id.
@@ -162,6 +164,21 @@ impl Freshness {
         self.last.as_ref().map(|seen| &seen.stamp)
     }
 
+    /// Whether it is the last one, and has come in this run.
+    ///
+    /// # Errors
+    /// It contradicts the last one.
+    pub fn knows(&self, stamp: &Stamp) -> Result<bool, Deceit> {
+        let Some(Seen { stamp: last, here }) = &self.last else { return Ok(false) };
+        let order = |stamp: &Stamp| (stamp.epoch, stamp.number);
+        match order(stamp).cmp(&order(last)) {
+            Ordering::Less => Err(Deceit::RolledBack),
+            Ordering::Equal if stamp != last => Err(Deceit::Forked),
+            Ordering::Equal => Ok(here.is_some()),
+            Ordering::Greater => Ok(false),
+        }
+    }
+
     /// Takes a checkpoint. `arrived`: the digest of what had arrived and counted at its moment.
     ///
     /// # Errors
@@ -173,26 +190,14 @@ impl Freshness {
         arrived: &Hash,
         now: Now,
     ) -> Result<Standing, Deceit> {
-        let known = self.last.as_ref().map(|seen| (&seen.stamp, seen.here.is_some()));
-        if let Some((last, here)) = known {
-            let order = |stamp: &Stamp| (stamp.epoch, stamp.number);
-            if order(&stamp) < order(last) {
-                return Err(Deceit::RolledBack);
-            }
-            if order(&stamp) == order(last) {
-                if stamp != *last {
-                    return Err(Deceit::Forked);
-                }
-                if here {
-                    return Ok(Standing::Known);
-                }
-            }
+        if self.knows(&stamp)? {
+            return Ok(Standing::Known);
         }
         let complete = leads_to(&self.host, arrived, &proof, &stamp);
         self.last = Some(Seen { stamp, here: Some((now.boot, proof)) });
         self.awaited.clear();
         if complete {
-            self.incomplete = None;
+            self.all_is_here(now);
             return Ok(Standing::Complete);
         }
         self.incomplete.get_or_insert((now.boot, None));
@@ -213,7 +218,7 @@ impl Freshness {
         }
         let missing = listed.then_some(self.awaited.len());
         if missing == Some(0) {
-            self.incomplete = None;
+            self.all_is_here(now);
             return Standing::Complete;
         }
         let since = self.incomplete.map_or(now.boot, |(since, _)| since);
@@ -221,13 +226,27 @@ impl Freshness {
         Standing::Missing(missing)
     }
 
+    /// All that the last checkpoint is about has arrived.
+    fn all_is_here(&mut self, now: Now) {
+        self.incomplete = None;
+        self.complete = self.last().cloned().map(|stamp| (stamp, now.boot));
+    }
+
     /// Why what this host holds may be out of date now.
     pub fn doubt(&self, now: Now) -> Option<Doubt> {
         let incomplete = self.incomplete.map(|(since, missing)| (passed(since, now), missing));
-        if let Some((since, missing)) = incomplete.filter(|(since, _)| *since > ON_ITS_WAY) {
+        let late = |since: Duration| since > ON_ITS_WAY || self.is_overdue(now);
+        if let Some((since, missing)) = incomplete.filter(|(since, _)| late(*since)) {
             return Some(Doubt::Withheld { since, missing });
         }
         self.frozen(now).map(|since| Doubt::Frozen { since })
+    }
+
+    /// Whether the last checkpoint by which all had arrived is no longer fresh. A hub that brings the next one
+    /// as late as it can gains no more time by it.
+    fn is_overdue(&self, now: Now) -> bool {
+        let complete = self.complete.as_ref().map(|(stamp, came)| (stamp, *came));
+        self.stale(complete, now).is_some()
     }
 
     /// Whether a grant that has not been here before may open, where nothing may that was withheld: a
@@ -254,9 +273,17 @@ impl Freshness {
 
     /// For how long no checkpoint has been fresh; `None`: one is.
     fn frozen(&self, now: Now) -> Option<Duration> {
-        let stale = match &self.last {
-            Some(Seen { stamp, here: Some((came, _)) }) => {
-                let by_boot = passed(*came, now).checked_sub(stamp.valid_for);
+        let seen = self.last.as_ref();
+        let here = seen.and_then(|Seen { stamp, here }| Some((stamp, here.as_ref()?.0)));
+        self.stale(here, now)
+    }
+
+    /// For how long this one, which came at that moment, has not been fresh; without one, what is due since
+    /// the start.
+    fn stale(&self, one: Option<(&Stamp, BootNanos)>, now: Now) -> Option<Duration> {
+        let stale = match one {
+            Some((stamp, came)) => {
+                let by_boot = passed(came, now).checked_sub(stamp.valid_for);
                 let by_wall = now.wall.since(stamp.issued_at + stamp.valid_for + LATE);
                 by_boot.max(by_wall)
             }
@@ -378,6 +405,43 @@ mod tests {
         assert_eq!(fresh.doubt(after(16)), Some(doubt));
         assert_eq!(fresh.take_list(&[here, withheld], |_| true, after(17)), Standing::Complete);
         assert_eq!(fresh.doubt(after(17)), None, "it came");
+    }
+
+    #[test]
+    fn whenever_a_hub_brings_them_what_it_withholds_is_said_within_31_seconds() {
+        let (here, withheld) = ([1; 32], [2; 32]);
+        let has = |item: &Hash| *item == here;
+        // Every 10 s there is one; from the second on they list what is withheld.
+        for brings_first in 0..=30_u64 {
+            for (next, brings_next) in (1..=3).flat_map(|next| (0..=60).map(move |at| (next, at))) {
+                if brings_next < brings_first.max(next * 10) {
+                    continue;
+                }
+                let mut fresh = fresh();
+                let (mut seen, mut reported) = (false, None);
+                for second in 0..=31 {
+                    let now = after(100 + second);
+                    if second == brings_first {
+                        let (stamp, proof) = checkpoint(1, 100, &[here]);
+                        let taken = fresh.take(stamp, proof, &arrived(&[here]), now);
+                        assert_eq!(taken, Ok(Standing::Complete));
+                        seen = true;
+                    }
+                    if second == brings_next {
+                        let items = [here, withheld];
+                        let (stamp, proof) = checkpoint(1 + next, 100 + next * 10, &items);
+                        let taken = fresh.take(stamp, proof, &arrived(&[here]), now);
+                        assert_eq!(taken, Ok(Standing::ListWanted));
+                        let standing = fresh.take_list(&items, has, now);
+                        assert_eq!(standing, Standing::Missing(Some(1)));
+                    }
+                    if seen && fresh.doubt(now).is_some() {
+                        reported.get_or_insert(second);
+                    }
+                }
+                assert!(reported.is_some(), "{brings_first} {next} {brings_next}");
+            }
+        }
     }
 
     #[test]

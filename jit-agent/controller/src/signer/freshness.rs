@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use jit_proto::mailbox::{CHECKPOINT_EVERY, CHECKPOINT_VALID_FOR};
 use serde::{Deserialize, Serialize};
 
 use super::{base64_text, duration_text, key_settings::KeySettings};
@@ -71,9 +72,9 @@ fn default_journal() -> PathBuf {
 }
 
 const fn default_every() -> Duration {
-    Duration::from_secs(10)
+    CHECKPOINT_EVERY
 }
 
 const fn default_valid_for() -> Duration {
-    Duration::from_secs(25)
+    CHECKPOINT_VALID_FOR
 }

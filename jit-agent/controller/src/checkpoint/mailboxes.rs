@@ -1,16 +1,16 @@
 //! The mailboxes of all hosts, kept so that a change costs one way to the root of their tree. Pure.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{cmp::Ordering, collections::BTreeMap, iter, sync::Arc, time::Duration};
 
 use jit_proto::{
     mailbox::{self, MAX_LISTED},
     merkle::Hash,
-    payload_type::GRANT_TYPE,
+    payload_type::{GRANT_TYPE, REVOCATION_TYPE},
     v1,
 };
 
 use super::tree::Tree;
-use crate::store::Mail;
+use crate::store::{Closing, Mail};
 
 /// The mailboxes of hosts.
 #[derive(Debug, Default)]
@@ -18,6 +18,8 @@ pub struct Mailboxes {
     /// Which leaf is whose.
     places: Arc<BTreeMap<String, usize>>,
     boxes: Vec<Post>,
+    /// What is in each of them.
+    common: Pieces,
     tree: Option<Tree>,
 }
 
@@ -25,12 +27,30 @@ pub struct Mailboxes {
 #[derive(Clone, Debug)]
 struct Post {
     host: Arc<str>,
-    /// Each piece and its end, in ascending order.
-    pieces: Vec<(Hash, i64)>,
+    /// What is not in every one.
+    own: Pieces,
+}
+
+/// Pieces of mail.
+#[derive(Clone, Debug)]
+struct Pieces {
+    /// Each and its end, in ascending order.
+    all: Vec<(Hash, i64)>,
     /// Those that count, in ascending order.
     items: Arc<[Hash]>,
     /// The first end among those that count.
     next_end: i64,
+}
+
+/// A signed revocation: a piece of the mailbox of each of its hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// What identifies it.
+    pub item: Hash,
+    /// Until then it counts, milliseconds since the Unix epoch.
+    pub keep_until_ms: i64,
+    /// The ids of its hosts; `None`: every host.
+    pub hosts: Option<Vec<String>>,
 }
 
 /// A signed checkpoint with all that hosts ask about it.
@@ -42,6 +62,7 @@ pub struct Snapshot {
     pub spread: Duration,
     tree: Tree,
     places: Arc<BTreeMap<String, usize>>,
+    common: Arc<[Hash]>,
     items: Vec<Arc<[Hash]>>,
 }
 
@@ -53,40 +74,63 @@ pub fn item(mail: &Mail) -> Hash {
     }
 }
 
+impl From<Closing> for Revocation {
+    fn from(closing: Closing) -> Self {
+        let Closing { payload, message, .. } = closing;
+        Self {
+            item: mailbox::item(REVOCATION_TYPE, &payload),
+            keep_until_ms: message.keep_until_ms,
+            hosts: (!message.every_host).then_some(message.hosts),
+        }
+    }
+}
+
 impl Mailboxes {
     /// Takes these as all hosts, in ascending order, and this as all mail, and goes to this moment. Mail of
     /// other hosts is left out.
-    pub fn update(&mut self, hosts: Vec<String>, mail: &[Mail], at_ms: i64) {
+    pub fn update<'a>(
+        &mut self,
+        hosts: Vec<String>,
+        mail: &[Mail],
+        revocations: impl IntoIterator<Item = &'a Revocation>,
+        at_ms: i64,
+    ) {
+        let mut anew = false;
         if !self.places.keys().eq(&hosts) {
             self.boxes = hosts.iter().map(|host| Post::of(host)).collect();
             self.places = Arc::new(hosts.into_iter().zip(0..).collect());
-            self.tree = Tree::new(self.boxes.iter().map(Post::leaf).collect());
+            anew = true;
         }
         let mut pieces = vec![Vec::new(); self.boxes.len()];
-        for one in mail {
-            let place = self.places.get(&one.host).and_then(|place| pieces.get_mut(*place));
+        let mut common = Vec::new();
+        let mut add = |host: &str, piece| {
+            let place = self.places.get(host).and_then(|place| pieces.get_mut(*place));
             if let Some(of_host) = place {
-                of_host.push((item(one), one.not_after_ms));
+                of_host.push(piece);
+            }
+        };
+        for one in mail {
+            add(&one.host, (item(one), one.not_after_ms));
+        }
+        for Revocation { item, keep_until_ms, hosts } in revocations {
+            match hosts {
+                Some(hosts) => hosts.iter().for_each(|host| add(host, (*item, *keep_until_ms))),
+                None => common.push((*item, *keep_until_ms)),
             }
         }
-        for (place, mut new) in pieces.into_iter().enumerate() {
-            new.sort_unstable();
-            let Some(of_host) = self.boxes.get_mut(place) else { continue };
-            if of_host.pieces != new {
-                of_host.pieces = new;
-                self.count(place, at_ms);
-            }
-        }
+        anew |= self.common.set(common, at_ms);
+        let changed =
+            self.boxes.iter_mut().zip(pieces).map(|(of_host, new)| of_host.own.set(new, at_ms));
+        let changed = changed.collect();
+        self.grow(anew, changed);
         self.go_to(at_ms);
     }
 
     /// Lets time pass until this moment: what has ended counts no more.
     pub fn go_to(&mut self, at_ms: i64) {
-        for place in 0..self.boxes.len() {
-            if self.boxes.get(place).is_some_and(|of_host| of_host.next_end <= at_ms) {
-                self.count(place, at_ms);
-            }
-        }
+        let anew = self.common.go_to(at_ms);
+        let changed = self.boxes.iter_mut().map(|of_host| of_host.own.go_to(at_ms)).collect();
+        self.grow(anew, changed);
     }
 
     /// The root, and the number of hosts. `None`: there are none.
@@ -101,33 +145,91 @@ impl Mailboxes {
             spread,
             tree: self.tree.clone()?,
             places: Arc::clone(&self.places),
-            items: self.boxes.iter().map(|of_host| Arc::clone(&of_host.items)).collect(),
+            common: Arc::clone(&self.common.items),
+            items: self.boxes.iter().map(|of_host| Arc::clone(&of_host.own.items)).collect(),
         })
     }
 
-    /// Counts what is in a mailbox anew.
-    fn count(&mut self, place: usize, at_ms: i64) {
-        let Some(of_host) = self.boxes.get_mut(place) else { return };
-        let live = || of_host.pieces.iter().filter(|(_, end)| *end > at_ms);
+    /// Makes the tree anew, or puts the leaves in their places that have changed.
+    fn grow(&mut self, anew: bool, changed: Vec<bool>) {
+        let Self { boxes, common, tree, .. } = self;
+        let leaf = |of_host: &Post| of_host.leaf(&common.items);
+        match tree {
+            Some(tree) if !anew => {
+                let places = boxes.iter().enumerate().zip(changed);
+                for ((place, of_host), _) in places.filter(|(_, changed)| *changed) {
+                    tree.set(place, leaf(of_host));
+                }
+            }
+            _ => *tree = Tree::new(boxes.iter().map(leaf).collect()),
+        }
+    }
+}
+
+impl Default for Pieces {
+    fn default() -> Self {
+        Self { all: Vec::new(), items: Arc::default(), next_end: i64::MAX }
+    }
+}
+
+impl Pieces {
+    /// Takes these. Returns whether they are others.
+    fn set(&mut self, mut all: Vec<(Hash, i64)>, at_ms: i64) -> bool {
+        all.sort_unstable();
+        let others = self.all != all;
+        if others {
+            self.all = all;
+            self.count(at_ms);
+        }
+        others
+    }
+
+    /// Returns whether one has ended.
+    fn go_to(&mut self, at_ms: i64) -> bool {
+        let ended = self.next_end <= at_ms;
+        if ended {
+            self.count(at_ms);
+        }
+        ended
+    }
+
+    fn count(&mut self, at_ms: i64) {
+        let live = || self.all.iter().filter(|(_, end)| *end > at_ms);
         let mut items: Vec<_> = live().map(|(item, _)| *item).collect();
         items.dedup();
-        of_host.next_end = live().map(|(_, end)| *end).min().unwrap_or(i64::MAX);
-        of_host.items = items.into();
-        let leaf = of_host.leaf();
-        if let Some(tree) = &mut self.tree {
-            tree.set(place, leaf);
-        }
+        self.next_end = live().map(|(_, end)| *end).min().unwrap_or(i64::MAX);
+        self.items = items.into();
     }
 }
 
 impl Post {
     fn of(host: &str) -> Self {
-        Self { host: host.into(), pieces: Vec::new(), items: Arc::default(), next_end: i64::MAX }
+        Self { host: host.into(), own: Pieces::default() }
     }
 
-    fn leaf(&self) -> Hash {
-        mailbox::leaf(&self.host, &mailbox::digest(self.items.iter()))
+    fn leaf(&self, common: &[Hash]) -> Hash {
+        mailbox::leaf(&self.host, &mailbox::digest(merged(&self.own.items, common)))
     }
+}
+
+/// The items of both, in ascending order, each once.
+fn merged<'a>(own: &'a [Hash], common: &'a [Hash]) -> impl Iterator<Item = &'a Hash> {
+    let (mut own, mut common) = (own.iter().peekable(), common.iter().peekable());
+    iter::from_fn(move || {
+        let order = match (own.peek(), common.peek()) {
+            (Some(one), Some(other)) => one.cmp(other),
+            (Some(_), None) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        match order {
+            Ordering::Less => own.next(),
+            Ordering::Greater => common.next(),
+            Ordering::Equal => {
+                common.next();
+                own.next()
+            }
+        }
+    })
 }
 
 impl Snapshot {
@@ -135,14 +237,19 @@ impl Snapshot {
     /// `None`: the host was not there when the checkpoint was made.
     pub fn request(&self, host: &str, listed: bool) -> Option<v1::CompareMailboxRequest> {
         let place = *self.places.get(host)?;
-        let items = self.items.get(place).filter(|items| listed && items.len() <= MAX_LISTED);
+        let is_short = |own: &&Arc<[Hash]>| own.len() + self.common.len() <= MAX_LISTED;
+        let own = self.items.get(place).filter(|_| listed).filter(is_short);
         Some(v1::CompareMailboxRequest {
             checkpoint: Some(self.envelope.clone()),
             index: u64::try_from(place).unwrap_or(u64::MAX),
             path: self.tree.path(place).concat().into(),
-            listed: items.is_some(),
-            items: items.map(|items| items.concat()).unwrap_or_default().into(),
+            listed: own.is_some(),
+            items: own.map(|own| self.list(own)).unwrap_or_default().into(),
         })
+    }
+
+    fn list(&self, own: &[Hash]) -> Vec<u8> {
+        merged(own, &self.common).flatten().copied().collect()
     }
 }
 
@@ -167,19 +274,36 @@ mod tests {
         (0..count).map(|host| format!("web-{host}")).collect()
     }
 
-    fn made_anew(count: u8, mail: &[Mail], at_ms: i64) -> Option<(Hash, usize)> {
+    /// One for this host, or for every one.
+    fn revocation(number: u8, host: Option<u8>, keep_until_ms: i64) -> Revocation {
+        let item = mailbox::item(REVOCATION_TYPE, &[number]);
+        Revocation { item, keep_until_ms, hosts: host.map(|host| vec![format!("web-{host}")]) }
+    }
+
+    fn made_anew(
+        count: u8,
+        mail: &[Mail],
+        revocations: &[Revocation],
+        at_ms: i64,
+    ) -> Option<(Hash, usize)> {
         let mut anew = Mailboxes::default();
-        anew.update(hosts(count), mail, at_ms);
+        anew.update(hosts(count), mail, revocations, at_ms);
         anew.root()
     }
 
     /// The digest by which a host compares itself: what it was brought, and what was ended there.
-    fn of_host(host: u8, mail: &[Mail], at_ms: i64) -> Hash {
+    fn of_host(host: u8, mail: &[Mail], revocations: &[Revocation], at_ms: i64) -> Hash {
         let mut arrived = Mailbox::default();
-        let own = || mail.iter().filter(|one| one.host == format!("web-{host}"));
+        let name = format!("web-{host}");
+        let own = || mail.iter().filter(|one| one.host == name);
         for one in own() {
             let item = mailbox::item_of(GRANT_TYPE, &one.digest);
             arrived.add_grant(item, one.grant_id, WallTime(one.not_after_ms));
+        }
+        for Revocation { item, keep_until_ms, hosts } in revocations {
+            if hosts.as_ref().is_none_or(|hosts| hosts.contains(&name)) {
+                arrived.add(*item, WallTime(*keep_until_ms));
+            }
         }
         let is_ended = |id| own().any(|one| one.grant_id == id && one.ended);
         mailbox::digest(arrived.items(WallTime(at_ms), is_ended).iter())
@@ -200,7 +324,13 @@ mod tests {
         fn after_any_history_every_host_that_has_all_of_it_leads_to_the_root(
             count in 1_u8..9,
             steps in prop::collection::vec((0_u8..9, 0_u8..12, any::<bool>(), 1_i64..60), 0..60),
+            signed in prop::collection::vec((0_i64..60, 0_u8..12, 1_i64..90), 0..8),
         ) {
+            // Some for every host, some for one that is not there.
+            let of = |(number, (from, host, until)): (u8, (i64, u8, i64))| {
+                (from, revocation(number, (host < 9).then_some(host), until))
+            };
+            let signed: Vec<_> = (0..).zip(signed).map(of).collect();
             let mut boxes = Mailboxes::default();
             let mut all: BTreeMap<(u8, u8), Mail> = BTreeMap::new();
             for (at_ms, (host, grant, end, lasts)) in (0..).zip(steps) {
@@ -214,14 +344,16 @@ mod tests {
                 one.ended |= end;
                 let live: Vec<_> =
                     all.values().filter(|one| one.not_after_ms > at_ms).cloned().collect();
+                let made = signed.iter().filter(|(from, _)| *from <= at_ms);
+                let revocations: Vec<_> = made.map(|(_, one)| one.clone()).collect();
                 if lasts % 2 == 0 {
-                    boxes.update(hosts(count), &live, at_ms);
-                    prop_assert_eq!(boxes.root(), made_anew(count, &live, at_ms));
+                    boxes.update(hosts(count), &live, &revocations, at_ms);
+                    prop_assert_eq!(boxes.root(), made_anew(count, &live, &revocations, at_ms));
                     let root = boxes.root().unwrap();
                     let snapshot =
                         boxes.snapshot(v1::Envelope::default(), Duration::ZERO).unwrap();
                     for host in 0..count {
-                        let own = of_host(host, &live, at_ms);
+                        let own = of_host(host, &live, &revocations, at_ms);
                         prop_assert!(leads(&snapshot, host, &own, root));
                     }
                 }
@@ -232,25 +364,48 @@ mod tests {
     #[test]
     fn time_alone_takes_out_what_has_ended() {
         let all = [mail(0, 1, false, 10), mail(0, 2, true, 20), mail(1, 1, false, 10)];
+        let signed = [revocation(1, Some(2), 15), revocation(2, None, 25)];
         let mut boxes = Mailboxes::default();
-        boxes.update(hosts(3), &all, 5);
+        boxes.update(hosts(3), &all, &signed, 5);
         boxes.go_to(9);
-        assert_eq!(boxes.root(), made_anew(3, &all, 5));
+        assert_eq!(boxes.root(), made_anew(3, &all, &signed, 5));
         boxes.go_to(10);
-        assert_eq!(boxes.root(), made_anew(3, &all[1..2], 10));
+        assert_eq!(boxes.root(), made_anew(3, &all[1..2], &signed, 10));
+        boxes.go_to(15);
+        assert_eq!(boxes.root(), made_anew(3, &all[1..2], &signed[1..], 15));
         boxes.go_to(20);
-        assert_eq!(boxes.root(), made_anew(3, &[], 20));
+        assert_eq!(boxes.root(), made_anew(3, &[], &signed[1..], 20));
+        boxes.go_to(25);
+        assert_eq!(boxes.root(), made_anew(3, &[], &[], 25));
+    }
+
+    #[test]
+    fn each_revocation_shows_in_the_mailboxes_of_its_hosts_alone() {
+        let all = [mail(0, 1, false, 100)];
+        let (one, every) = (revocation(1, Some(1), 50), revocation(2, None, 50));
+        let mut boxes = Mailboxes::default();
+        boxes.update(hosts(3), &all, [&one, &every], 0);
+        let snapshot = boxes.snapshot(v1::Envelope::default(), Duration::ZERO).unwrap();
+        let lists = ["web-0", "web-1", "web-2"]
+            .map(|host| snapshot.request(host, true).unwrap().items.as_chunks().0.to_vec());
+        let sorted = |mut items: Vec<Hash>| {
+            items.sort_unstable();
+            items
+        };
+        let expected =
+            [vec![item(&all[0]), every.item], vec![one.item, every.item], vec![every.item]];
+        assert_eq!(lists, expected.map(sorted));
     }
 
     #[test]
     fn hosts_come_and_go_and_without_any_there_is_no_tree() {
         let all = [mail(0, 1, false, 10), mail(4, 2, false, 10)];
         let mut boxes = Mailboxes::default();
-        boxes.update(Vec::new(), &all, 0);
+        boxes.update(Vec::new(), &all, &[], 0);
         assert!(boxes.root().is_none());
         for count in [2, 5, 1, 5] {
-            boxes.update(hosts(count), &all, 0);
-            assert_eq!(boxes.root(), made_anew(count, &all, 0), "{count}");
+            boxes.update(hosts(count), &all, &[], 0);
+            assert_eq!(boxes.root(), made_anew(count, &all, &[], 0), "{count}");
         }
         let snapshot = boxes.snapshot(v1::Envelope::default(), Duration::ZERO).unwrap();
         assert!(snapshot.request("web-7", false).is_none());
@@ -270,7 +425,7 @@ mod tests {
         let mut boxes = Mailboxes::default();
         for (number, listed) in [(many - 1, true), (many, false)] {
             let all: Vec<_> = (0..number).map(piece).collect();
-            boxes.update(hosts(1), &all, 0);
+            boxes.update(hosts(1), &all, &[], 0);
             let snapshot = boxes.snapshot(v1::Envelope::default(), Duration::ZERO).unwrap();
             assert_eq!(snapshot.request("web-0", true).unwrap().listed, listed);
         }

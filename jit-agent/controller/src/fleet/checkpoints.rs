@@ -1,16 +1,21 @@
 //! Makes checkpoints: what each host must have received by now. Followers bring them to the hosts.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use jit_proto::v1;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Shared;
 use crate::{
-    checkpoint::mailboxes::{Mailboxes, Snapshot},
+    checkpoint::mailboxes::{Mailboxes, Revocation, Snapshot},
     clock::now_ms,
     signer::{CheckpointWish, SignerError},
-    store::StoreError,
+    store::{Store, StoreError},
 };
 
 /// Signs the next checkpoint. The fleet has no key.
@@ -23,7 +28,7 @@ pub type SignCheckpoint = Arc<
 >;
 
 /// The mail is read at this number of checkpoints at the latest: another process may change it, too.
-const READ_EVERY: u32 = 3;
+const READ_EVERY: u32 = 2;
 /// Hosts hear of a checkpoint within this part of the time until the next one.
 const SPREAD: u32 = 5;
 
@@ -31,24 +36,23 @@ const SPREAD: u32 = 5;
 pub(super) async fn run(shared: Arc<Shared>, every: Duration, sign: SignCheckpoint) {
     let mut changes = shared.outbox.changes();
     let mut boxes = Mailboxes::default();
+    let mut signed = Signed::default();
     let (mut until_read, mut last) = (0, String::new());
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let at_ms = now_ms();
-        if until_read == 0 || changes.has_changed().unwrap_or(true) {
-            changes.mark_unchanged();
-            match read(&shared, &mut boxes, at_ms).await {
-                Ok(()) => until_read = READ_EVERY,
-                Err(error) => {
-                    tracing::warn!(%error, "no checkpoint: the mail cannot be read");
-                    until_read = 0;
-                    continue;
-                }
+        let is_due = until_read == 0 || changes.has_changed().unwrap_or(true);
+        changes.mark_unchanged();
+        match read(&shared, &mut boxes, &mut signed, is_due, at_ms).await {
+            Ok(true) => until_read = READ_EVERY,
+            Ok(false) => boxes.go_to(at_ms),
+            Err(error) => {
+                tracing::warn!(%error, "no checkpoint: the mail cannot be read");
+                until_read = 0;
+                continue;
             }
-        } else {
-            boxes.go_to(at_ms);
         }
         until_read = until_read.saturating_sub(1);
         let made = make(&boxes, at_ms, every / SPREAD, &sign).await;
@@ -68,12 +72,45 @@ pub(super) async fn run(shared: Arc<Shared>, every: Duration, sign: SignCheckpoi
     }
 }
 
-async fn read(shared: &Shared, boxes: &mut Mailboxes, at_ms: i64) -> Result<(), StoreError> {
+/// The signed revocations that count, by their ids. They never change: each is read once.
+#[derive(Default)]
+struct Signed(BTreeMap<String, Revocation>);
+
+impl Signed {
+    /// Returns whether there are new ones.
+    async fn read(&mut self, store: &Store, at_ms: i64) -> Result<bool, StoreError> {
+        let live: BTreeSet<_> = store.live_closings(at_ms).await?.into_iter().collect();
+        self.0.retain(|id, _| live.contains(id));
+        let mut new = false;
+        for id in live {
+            if !self.0.contains_key(&id)
+                && let Some(closing) = store.closing(&id).await?
+            {
+                self.0.insert(id, closing.into());
+                new = true;
+            }
+        }
+        Ok(new)
+    }
+}
+
+/// Reads the mail if it is due, or there is a new revocation: no checkpoint is made without that. Returns
+/// whether it did.
+async fn read(
+    shared: &Shared,
+    boxes: &mut Mailboxes,
+    signed: &mut Signed,
+    is_due: bool,
+    at_ms: i64,
+) -> Result<bool, StoreError> {
     let store = shared.outbox.store();
+    if !signed.read(store, at_ms).await? && !is_due {
+        return Ok(false);
+    }
     let hosts = store.addresses().await?.into_keys().collect();
     let mail = store.mail(at_ms).await?;
-    boxes.update(hosts, &mail, at_ms);
-    Ok(())
+    boxes.update(hosts, &mail, signed.0.values(), at_ms);
+    Ok(true)
 }
 
 /// `None`: there are no hosts.

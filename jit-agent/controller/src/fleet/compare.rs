@@ -7,12 +7,15 @@ use jit_proto::{merkle::Hash, v1};
 
 use super::{FleetError, Shared, link::Link};
 use crate::{
-    checkpoint::mailboxes::{Snapshot, item},
+    checkpoint::mailboxes::{Revocation, Snapshot, item},
     clock::now_ms,
 };
 
 /// The host answers so when its configuration has no `[freshness]`.
 const UNWANTED: &str = "not_permitted";
+
+/// Most pieces that are sent again for one checkpoint: an agent names no more.
+const AGAIN: usize = 64;
 
 /// What a host said of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +74,12 @@ async fn ask(
     })
 }
 
+/// What has not arrived, of a host's answer.
+fn missing(answer: &v1::CompareMailboxResponse) -> BTreeSet<&Hash> {
+    let (missing, _) = answer.first_missing.as_chunks();
+    missing.iter().take(AGAIN).collect()
+}
+
 /// Sends what has not arrived. The host's answers change nothing here: the outbox asks for its own.
 async fn resend(
     shared: &Shared,
@@ -78,9 +87,23 @@ async fn resend(
     agent: &mut Agent,
     answer: &v1::CompareMailboxResponse,
 ) -> Result<(), FleetError> {
-    let (missing, _) = answer.first_missing.as_chunks();
-    let missing: BTreeSet<&Hash> = missing.iter().collect();
+    let missing = missing(answer);
     let store = shared.outbox.store();
+    for closing in store.closings_of(host, now_ms()).await? {
+        let envelope = closing.envelope.clone();
+        let Some(envelope) = envelope.filter(|_| missing.contains(&Revocation::from(closing).item))
+        else {
+            continue;
+        };
+        let what = Some(v1::revoke_request::What::Signed(envelope));
+        match agent.revoke(v1::RevokeRequest { what, ..v1::RevokeRequest::default() }).await {
+            // It is asked again by the closer, who also keeps its answer.
+            Err(CallError::Refused { word, .. }) => {
+                tracing::debug!(word, host, "a revocation has not arrived there, and is refused");
+            }
+            other => drop(other?),
+        }
+    }
     let mut envelopes = Vec::new();
     for mail in store.mail_of(host, now_ms()).await? {
         if !missing.contains(&item(&mail)) {
@@ -99,4 +122,22 @@ async fn resend(
         agent.push_batch(envelopes).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_names_very_much_causes_little_work() {
+        let of = |bytes: Vec<u8>| v1::CompareMailboxResponse {
+            first_missing: bytes.into(),
+            ..v1::CompareMailboxResponse::default()
+        };
+        let many =
+            (0..=u16::MAX).flat_map(|number| [[0; 30].as_slice(), &number.to_be_bytes()].concat());
+        assert_eq!(missing(&of(many.collect())).len(), AGAIN);
+        assert_eq!(missing(&of(vec![7; 3 * 32 + 5])), BTreeSet::from([&[7; 32]]));
+        assert!(missing(&of(vec![7; 31])).is_empty());
+    }
 }

@@ -18,6 +18,11 @@ const ROWS: usize = 200;
 const IN_SCOPE: &str = "(EXISTS (SELECT 1 FROM closing WHERE id = $1 AND every_host = 1) \
                         OR host.id IN (SELECT host FROM closing_target WHERE closing = $1))";
 
+/// Those that the host `$1` must hear at the moment `$2`.
+const OF_HOST: &str = "SELECT * FROM closing WHERE signed_ms > 0 AND keep_until_ms > $2 \
+                       AND (every_host = 1 OR EXISTS (SELECT 1 FROM closing_target AS target \
+                       WHERE target.closing = closing.id AND target.host = $1))";
+
 /// A revocation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Closing {
@@ -207,6 +212,15 @@ impl Store {
                     AND heard.answer = 'delivered') ORDER BY id";
         let rows = query(rows).bind(host).bind(now_ms).fetch_all(self.pool()).await?;
         rows.iter().map(|row| Ok(row.try_get("id")?)).collect()
+    }
+
+    /// Those that this host must hear, or has heard.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn closings_of(&self, host: &str, now_ms: i64) -> Result<Vec<Closing>, StoreError> {
+        let rows = query(AssertSqlSafe(format!("{OF_HOST} ORDER BY id"))).bind(host).bind(now_ms);
+        rows.fetch_all(self.pool()).await?.iter().map(closing).collect()
     }
 
     /// How many hosts of the inventory have said what of it.

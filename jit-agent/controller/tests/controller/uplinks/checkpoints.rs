@@ -1,6 +1,7 @@
 //! Checkpoints that the hub brings to a stand-in, which compares what it has heard as an agent does.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,6 +21,7 @@ use crate::databases::Database;
 
 on_each_database! {
     what_has_not_arrived_is_sent_again_and_then_all_has,
+    a_signed_revocation_that_ends_no_grant_is_a_piece_of_its_own,
     a_host_that_contradicts_raises_one_alarm,
 }
 
@@ -76,6 +78,45 @@ async fn what_has_not_arrived_is_sent_again_and_then_all_has(database: Database)
     let numbers: Vec<_> =
         web.heard.compared.lock().unwrap().iter().map(|(number, _)| *number).collect();
     assert!(numbers.is_sorted(), "{numbers:?}");
+    maker.abort();
+}
+
+async fn a_signed_revocation_that_ends_no_grant_is_a_piece_of_its_own(database: Database) {
+    let world = World::new(database, &[("web-1", ""), ("web-2", "")]).await;
+    let agents = ["web-1", "web-2"].map(|id| Double::new(id, id));
+    for agent in &agents {
+        agent.dial(world.hub, world.client(&of_host(&agent.host))).await.unwrap();
+        world.up(&agent.host).await;
+    }
+    let [web, other] = &agents;
+    let maker = make(&world);
+    let complete = async || agents.iter().all(|agent| agent.last_said() == Some("complete"));
+    world.until("empty mailboxes", complete).await;
+    let (_some, _all) = (world.close(&["web-1"]).await, world.close(&[]).await);
+    let different = |agent: &Double| {
+        let closed = agent.heard.closed.lock().unwrap();
+        closed.iter().map(|envelope| envelope.payload.to_vec()).collect::<BTreeSet<_>>().len()
+    };
+    let arrived = async || (different(web), different(other)) == (2, 1);
+    world.until("delivered", arrived).await;
+    let compared = |agent: &Double| agent.heard.compared.lock().unwrap().len();
+    world.until("all of it", complete).await;
+    let (before, count) = (compared(web), (web.closed(), other.closed()));
+    world.until("the next ones", async || compared(web) > before + 3).await;
+    assert_eq!((web.closed(), other.closed()), count, "nothing is missing");
+    // What is lost, or was withheld, comes again.
+    for agent in &agents {
+        let before = compared(agent);
+        agent.heard.closed.lock().unwrap().clear();
+        let found = async || {
+            let said: Vec<_> =
+                agent.heard.compared.lock().unwrap().iter().skip(before).copied().collect();
+            said.iter().any(|(_, said)| *said == "missing")
+                && said.last().is_some_and(|(_, said)| *said == "complete")
+        };
+        world.until("sent again", found).await;
+    }
+    assert!(arrived().await);
     maker.abort();
 }
 

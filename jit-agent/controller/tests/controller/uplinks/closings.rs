@@ -30,7 +30,7 @@ const RULES: &str = r#"
 
 impl World {
     /// Ends everything that was granted until now.
-    async fn close(&self, hosts: &[&str]) -> Closing {
+    pub(super) async fn close(&self, hosts: &[&str]) -> Closing {
         if self.desk.store().rules_in_force().await.unwrap().is_none() {
             let (text, author, note) = (RULES.into(), "root".into(), String::new());
             let first = RulesVersion { version: 1, text, author, note, saved_ms: 1 };

@@ -18,7 +18,7 @@ use jit_proto::{
     GrantId, WallTime,
     mailbox::{self, Mailbox},
     merkle,
-    payload_type::GRANT_TYPE,
+    payload_type::{GRANT_TYPE, REVOCATION_TYPE},
     v1::{self, jit_agent_server as server},
 };
 use prost::Message as _;
@@ -102,6 +102,11 @@ impl Double {
             let item = mailbox::item(GRANT_TYPE, payload);
             let id = GrantId::from_bytes(&grant.id).unwrap();
             arrived.add_grant(item, id, WallTime(grant.not_after_ms));
+        }
+        for envelope in self.heard.closed.lock().unwrap().iter() {
+            let message = v1::Revocation::decode(&envelope.payload[..]).unwrap();
+            let item = mailbox::item(REVOCATION_TYPE, &envelope.payload);
+            arrived.add(item, WallTime(message.keep_until_ms));
         }
         let digest = mailbox::digest(arrived.items(at, |id| revoked.contains(&id.0[..])).iter());
         let leaf = mailbox::leaf(&self.host, &digest);

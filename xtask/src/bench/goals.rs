@@ -79,6 +79,8 @@ const GOALS: &[Goal] = &[
     most("controller", "request to open, one host", Of::Value, 50.0),
     most("controller", "request to open, 200 hosts", Of::Value, 2_000.0),
     most("controller memory", "one host is followed", Of::Value, 80.0),
+    most("mailboxes", "all, from the store to the root", Of::Value, 30.0),
+    most("mailboxes", "path and list for each", Of::Value, 30.0),
     most(FLEET, "committed grant to the agent's answer, p99", Of::Value, 10.0),
     most(FLEET, "the call that ends it, to closed on all", Of::Value, 1.0),
     most(FLEET, "memory of the controller, each agent", Of::Value, 64.0),

@@ -83,6 +83,14 @@ impl Hub {
         self.runtime.block_on(calls)
     }
 
+    /// Begins calls that go on beside others.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        calls: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.runtime.spawn(calls)
+    }
+
     /// Number of TCP connections that were made to it.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)

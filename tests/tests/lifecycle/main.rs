@@ -23,6 +23,7 @@ mod doctor;
 mod doctor_ways;
 mod early;
 mod floors;
+mod forged;
 mod front;
 mod handshakes;
 mod hub;

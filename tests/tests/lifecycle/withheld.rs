@@ -54,6 +54,12 @@ impl World {
         Self { site, hub, agent, checkpoints, revoker }
     }
 
+    /// The configuration has this section for checkpoints from now on.
+    pub(crate) fn reload(&self, section: &str) {
+        configure(&self.site, &[7444], &format!("{REVOKER}{FRESHNESS}{section}{TCP}"));
+        self.site.signal(Signal::HUP);
+    }
+
     /// What the host says of a checkpoint at first, and of the list if it asks for it.
     fn bring(&mut self, point: &Point) -> (String, u32) {
         let Self { hub, agent, .. } = self;

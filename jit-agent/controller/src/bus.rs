@@ -16,6 +16,8 @@ mod changes;
 #[cfg(feature = "nats")]
 mod error;
 #[cfg(feature = "nats")]
+mod intake;
+#[cfg(feature = "nats")]
 mod mailbox;
 #[cfg(feature = "nats")]
 mod nats;
@@ -34,8 +36,9 @@ pub use self::settings::{RawSettings, Settings};
 pub use self::{
     changes::{Change, Changes},
     error::BusError,
+    intake::{Received, Reports},
     mailbox::Stored,
     nats::Bus,
     publish::{Letter, Published},
-    report::{Outcome, Presence, Received, Report, Reports},
+    report::{Outcome, Presence, Report},
 };

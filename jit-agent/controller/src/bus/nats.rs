@@ -23,8 +23,10 @@ const API_INBOX: &str = "_INBOX_api";
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Messages that wait here for the servers.
 const OUTGOING: usize = 4096;
-/// Messages that wait here for whoever listens. More: a gap.
+/// Messages that wait at a hub for whoever listens. More: a gap.
 const INCOMING: usize = 65_536;
+/// Reports that wait at the side with the store. More: they come out of the stream alone.
+const REPORTS: usize = 1024;
 
 /// A connection to the bus. It is made again whenever it ends. Clones are of the same.
 #[derive(Clone)]
@@ -34,6 +36,8 @@ pub struct Bus {
     pub(super) settings: Arc<Settings>,
     /// Counts the moments at which messages may have passed unseen.
     pub(super) gaps: watch::Receiver<u64>,
+    /// Counts connections: what was under way on the one before may be lost.
+    pub(super) renewed: watch::Receiver<u64>,
 }
 
 impl Bus {
@@ -42,7 +46,7 @@ impl Bus {
     /// # Errors
     /// A file that cannot be used, no server, an old one, or a stream with other settings.
     pub async fn of_store(settings: Settings) -> Result<Self, BusError> {
-        let bus = Self::connect(settings, API_INBOX).await?;
+        let bus = Self::connect(settings, API_INBOX, REPORTS).await?;
         bus.ensure_streams().await?;
         Ok(bus)
     }
@@ -52,7 +56,7 @@ impl Bus {
     /// # Errors
     /// A file that cannot be used, no server, or an old one.
     pub async fn of_hub(settings: Settings) -> Result<Self, BusError> {
-        Self::connect(settings, HUB_INBOX).await
+        Self::connect(settings, HUB_INBOX, INCOMING).await
     }
 
     /// Whether its files can be used.
@@ -64,10 +68,11 @@ impl Bus {
         check_tls(settings)
     }
 
-    async fn connect(settings: Settings, inbox: &str) -> Result<Self, BusError> {
+    async fn connect(settings: Settings, inbox: &str, waiting: usize) -> Result<Self, BusError> {
         let seed = seed(&settings.nkey)?;
         check_tls(&settings)?;
         let (missed, gaps) = watch::channel(0_u64);
+        let (made, renewed) = watch::channel(0_u64);
         let options = ConnectOptions::with_nkey(seed.to_string())
             .name("jit-controller")
             .require_tls(true)
@@ -79,7 +84,7 @@ impl Bus {
             .request_timeout(Some(settings.timeout))
             .ping_interval(Duration::from_secs(5))
             .client_capacity(OUTGOING)
-            .subscription_capacity(INCOMING)
+            .subscription_capacity(waiting)
             .reconnect_delay_callback(pause)
             .event_callback(move |event| {
                 let gap = matches!(
@@ -88,6 +93,9 @@ impl Bus {
                 );
                 if gap {
                     missed.send_modify(|number| *number = number.wrapping_add(1));
+                }
+                if matches!(event, Event::Connected) {
+                    made.send_modify(|number| *number = number.wrapping_add(1));
                 }
                 tracing::info!(%event, "bus");
                 std::future::ready(())
@@ -108,7 +116,7 @@ impl Bus {
             .ack_timeout(settings.timeout)
             .max_ack_inflight(OUTGOING)
             .build(client.clone());
-        Ok(Self { client, context, settings: Arc::new(settings), gaps })
+        Ok(Self { client, context, settings: Arc::new(settings), gaps, renewed })
     }
 
     /// Sends what waits here, and ends the connection.

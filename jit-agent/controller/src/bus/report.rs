@@ -1,27 +1,31 @@
 //! What hubs report: hosts' answers, and which hosts they have. The side with the store takes each
-//! report out of the stream when the store has it.
+//! report out of the stream when the store has it ([`Bus::reports`]).
 //!
 //! A hub that is broken into can lie in reports, also about hosts that it does not have: they are
 //! what the hub says, no proof. What a host must have received is proven to the host itself, by
 //! checkpoints.
 
-use std::time::Duration;
+use std::{future::IntoFuture as _, time::Duration};
 
-use async_nats::jetstream::{AckKind, Message, consumer::pull, message::PublishMessage};
+use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use tokio::time::timeout;
 
 use super::{
     Bus, BusError,
-    nats::share,
     stream::LONGEST_REPORT,
     subject::{self, HostTag},
 };
 
-/// The most reports that wait here for the store.
-const BATCH: usize = 256;
+/// A report is sent again after these times without an acknowledgement.
+const SENT_AGAIN: [Duration; 4] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
 /// Characters of an answer's sentence.
 const DETAIL: usize = 2048;
 
@@ -97,22 +101,10 @@ impl Report {
     }
 }
 
-/// A report that stays in the stream until [`Received::stored`].
-pub struct Received {
-    /// What the hub says.
-    pub report: Report,
-    message: Message,
-}
-
-/// Reports, as they come.
-pub struct Reports {
-    bus: Bus,
-    stream: Option<pull::Stream>,
-}
-
 impl Bus {
-    /// Reports, and waits until the servers have acknowledged it. The same report again within two
-    /// minutes counts once.
+    /// Reports, and waits until the servers have acknowledged it. Until then it is sent again after short
+    /// times, and at once when the connection was made anew: what was under way is lost with the old one. The
+    /// same report again within two minutes counts once.
     ///
     /// # Errors
     /// It is too long, or was not acknowledged: report it again.
@@ -134,78 +126,36 @@ impl Bus {
             .message_id(hex::encode(Sha256::digest(&body)))
             .expected_stream(self.reports_stream())
             .payload(Bytes::from(body));
-        let sent = self.context.send_publish(subject, message).await;
-        let sent = sent.map_err(|error| BusError::api("report", error))?;
-        sent.await.map(drop).map_err(|error| BusError::api("report", error))
-    }
-
-    /// Takes reports from now on. Each one goes to one of all that take them, and again to one of
-    /// them if it was not [stored](Received::stored) within 30 s.
-    pub fn reports(&self) -> Reports {
-        Reports { bus: self.clone(), stream: None }
-    }
-}
-
-impl Reports {
-    /// The next one. It waits while no server answers.
-    pub async fn next(&mut self) -> Received {
-        loop {
-            let stream = match &mut self.stream {
-                Some(stream) => stream,
-                none => match open(&self.bus).await {
-                    Ok(stream) => none.insert(stream),
-                    Err(error) => {
-                        tracing::warn!(%error, "no reports of hubs");
-                        tokio::time::sleep(Duration::from_secs(2).mul_f64(share())).await;
-                        continue;
-                    }
-                },
+        let mut renewed = self.renewed.clone();
+        let mut last = None;
+        for pause in SENT_AGAIN {
+            renewed.mark_unchanged();
+            let one = async {
+                let sent = self.context.send_publish(subject.clone(), message.clone()).await?;
+                sent.into_future().await
             };
-            let message = match stream.next().await {
-                Some(Ok(message)) => message,
-                Some(Err(error)) => {
-                    tracing::info!(%error, "reports of hubs are asked for again");
-                    self.stream = None;
-                    continue;
+            let acknowledged = async {
+                match timeout(pause, one).await {
+                    Ok(Ok(_)) => return true,
+                    // While nobody leads, servers refuse at once.
+                    Ok(Err(error)) => last = Some(error),
+                    Err(_) => return false,
                 }
-                None => {
-                    self.stream = None;
-                    continue;
-                }
+                tokio::time::sleep(pause).await;
+                false
             };
-            match read(&message.subject, &message.payload) {
-                Ok(report) => return Received { report, message },
-                Err(error) => {
-                    tracing::warn!(subject = %message.subject, error, "a report that is none");
-                    drop(message.ack_with(AckKind::Term).await);
-                }
+            tokio::select! {
+                done = acknowledged => if done { return Ok(()) },
+                Ok(()) = renewed.changed() => {}
             }
         }
+        let why = last.map_or_else(|| "no server acknowledges it".to_owned(), |why| why.to_string());
+        Err(BusError::api("report", why))
     }
-}
-
-impl Received {
-    /// The store has it: no one gets it any more. If this fails it comes again, which changes
-    /// nothing.
-    pub async fn stored(self) {
-        if let Err(error) = self.message.ack().await {
-            tracing::info!(%error, "a report will come again");
-        }
-    }
-}
-
-async fn open(bus: &Bus) -> Result<pull::Stream, BusError> {
-    let consumer = bus.consumer().await?;
-    let stream = consumer
-        .stream()
-        .max_messages_per_batch(BATCH)
-        .expires(Duration::from_secs(10))
-        .heartbeat(Duration::from_secs(2));
-    stream.messages().await.map_err(|error| BusError::api("take reports", error))
 }
 
 /// What a message says, if its subject is that of the host and the kind in it.
-fn read(subject: &str, body: &[u8]) -> Result<Report, String> {
+pub(super) fn read(subject: &str, body: &[u8]) -> Result<Report, String> {
     let report: Report = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     let tag = HostTag::of(report.host());
     if subject::reported(subject).as_ref() != Some(&tag)

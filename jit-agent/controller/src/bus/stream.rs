@@ -25,8 +25,10 @@ pub(super) const LONGEST_REPORT: i32 = 16 * 1024;
 const REPORTS_BYTES: i64 = 1024 * 1024 * 1024;
 /// A report that nobody has taken for so long is of no use: the outbox has asked again.
 const REPORTS_AGE: Duration = Duration::from_secs(24 * 3600);
-/// The consumer of all that have the store: each report goes to one of them.
-const CONSUMER: &str = "store";
+/// The consumer, and the group, of all that have the store: each report goes to one of them.
+pub(super) const REPORTS_GROUP: &str = "store";
+/// A report that was taken and is not stored after this time goes out again: its process may be dead.
+const REPORT_AGAIN: Duration = Duration::from_secs(10);
 
 /// Within this time the servers notice a message that comes twice.
 const TWICE: Duration = Duration::from_secs(120);
@@ -66,9 +68,9 @@ impl Bus {
         &self,
     ) -> Result<async_nats::jetstream::consumer::Consumer<pull::Config>, BusError> {
         let wanted = pull::Config {
-            durable_name: Some(CONSUMER.to_owned()),
+            durable_name: Some(REPORTS_GROUP.to_owned()),
             ack_policy: AckPolicy::Explicit,
-            ack_wait: Duration::from_secs(30),
+            ack_wait: REPORT_AGAIN,
             max_ack_pending: 4096,
             ..pull::Config::default()
         };

@@ -51,7 +51,7 @@ const BATCH: usize = 1024;
 /// Longest sentence of a host that is kept, characters.
 const MAX_TEXT: usize = 500;
 /// Refusals that are about the host at this moment: it is asked again soon.
-const PASSING: [&str; 4] = ["capacity", "not_yet_valid", "storage", "throttled"];
+pub(super) const PASSING: [&str; 4] = ["capacity", "not_yet_valid", "storage", "throttled"];
 
 /// Hosts that have come since the last look.
 #[derive(Default)]

@@ -2,6 +2,7 @@
 //! kept. The outbox in the store stays the truth: a row is done when the host's answer has come, and goes to
 //! the bus again and again until then.
 
+mod closings;
 mod letters;
 mod reports;
 
@@ -29,6 +30,8 @@ struct Office {
     notes: mpsc::Sender<Note>,
     bus: Bus,
     signer: Signer,
+    closings: closings::Closings,
+    published: letters::Published,
 }
 
 /// Whether the files of the bus can be used.
@@ -45,9 +48,14 @@ pub async fn run(desk: Desk, signer: Signer, settings: bus::Settings) {
     let bus = connect(&settings).await;
     let (notes, noted) = scribe::open();
     let (outbox, answers) = Outbox::open(desk.clone());
-    let office = Arc::new(Office { outbox: outbox.clone(), notes, bus, signer });
+    let (closings, closed) = closings::Closings::open();
+    let published = letters::Published::default();
+    let office =
+        Arc::new(Office { outbox: outbox.clone(), notes, bus, signer, closings, published });
     let mut parts = JoinSet::new();
-    parts.spawn(outbox::run(desk, answers));
+    parts.spawn(outbox::run(desk.clone(), answers));
+    parts.spawn(closings::write(desk, closed));
+    parts.spawn(closings::run(Arc::clone(&office)));
     parts.spawn(scribe::run(outbox, noted));
     parts.spawn(letters::run(Arc::clone(&office)));
     parts.spawn(reports::run(office));

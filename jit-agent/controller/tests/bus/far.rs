@@ -1,9 +1,12 @@
 //! Hubs that are processes of their own: the real program, three real servers, a real signer, and hosts that
 //! connect with real TLS and answer for themselves.
 
+mod closings;
 #[expect(dead_code, reason = "the tests of a hub with a database use more of it")]
 #[path = "../controller/uplinks/double.rs"]
 mod double;
+mod killed;
+mod lies;
 #[path = "../controller/uplinks/signed.rs"]
 mod signed;
 mod world;
@@ -93,47 +96,6 @@ async fn two_machines_of_one_id_at_one_hub_are_seen_and_get_nothing_new() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!((one.pushes(), other.pushes()), (0, 0));
     other.leave();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_is_killed_while_grants_go_out_and_none_is_lost() {
-    let names: Vec<_> = (0..20).map(|number| format!("host-{number}")).collect();
-    let hosts: Vec<_> = names.iter().map(String::as_str).collect();
-    let mut world = World::new(&hosts).await;
-    let hubs = [world.hub("hub-a").await, world.hub("hub-b").await];
-    let mut agents = Vec::new();
-    for (number, name) in hosts.iter().enumerate() {
-        let agent = Double::new(name, "a");
-        let hub = &hubs[number % 2];
-        let line = agent.dial(hub.address, world.client(name)).await.unwrap();
-        agents.push((agent, line));
-    }
-    for (number, name) in hosts.iter().enumerate() {
-        world.is_at(name, if number % 2 == 0 { "hub-a" } else { "hub-b" }).await;
-    }
-    let mut all = Vec::new();
-    for number in 0..200 {
-        if number == 70 {
-            world.cluster.kill(1);
-        }
-        if number == 140 {
-            world.cluster.restart(1);
-        }
-        all.push(request(&world.desk, hosts[number % hosts.len()]).await);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let mut times = Vec::new();
-    for request in &all {
-        opened(&world, request).await;
-        let row = world.delivery(request).await;
-        times.push(row.answered_ms - request.proposal.created_ms);
-    }
-    times.sort_unstable();
-    let at = |percent: usize| times[times.len() * percent / 100];
-    eprintln!("request to answer, ms: p50 {}, p90 {}, p99 {}", at(50), at(90), at(99));
-    for (agent, _) in &agents {
-        assert_eq!(agent.pushes(), 10, "{}", agent.host);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

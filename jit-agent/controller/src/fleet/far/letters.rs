@@ -1,8 +1,8 @@
 //! Publishes what is due in the outbox.
 
 use std::{
-    collections::BTreeSet,
-    sync::Arc,
+    collections::{BTreeSet, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use jit_proto::{
     v1,
 };
 use prost::Message as _;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
 use super::{
     super::{
@@ -37,7 +37,13 @@ use crate::{
 /// The longest time without a look at the outbox: another process may write it, too.
 const LOOK: Duration = Duration::from_millis(500);
 /// Hosts for which something is published at the same time, of each kind.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 256;
+/// Hubs get a letter as it goes out. An acknowledgement that is later than this is not waited for: what comes
+/// after it, for the same host, must not wait while the servers choose a leader.
+const PROMPT: Duration = Duration::from_millis(200);
+/// Until a letter goes out again that was not acknowledged.
+const UNACKNOWLEDGED: Backoff =
+    Backoff { first: Duration::from_millis(400), most: Duration::from_secs(10) };
 /// The most letters of one host at the same time.
 const BATCH: u32 = 64;
 /// The most hosts that are looked at in one round.
@@ -45,10 +51,45 @@ const ROUND: u32 = 20_000;
 /// Until something is published again, without an answer. It stands in the mailbox, and a host gets it when
 /// it connects: this is for a bus that has lost it.
 const AGAIN: Backoff = Backoff { first: Duration::from_secs(10), most: Duration::from_secs(900) };
+/// Letters that are known to have gone out.
+const LATELY: usize = 65_536;
 /// Published so often without an answer, it is shown as trouble.
 const SHOWN: i64 = 1;
 
 type Place = (&'static str, String);
+
+/// What this process has published lately. A report about anything else is no answer: a hub that says that a
+/// host has it already would keep it from ever going out.
+#[derive(Default)]
+pub(super) struct Published(Mutex<(BTreeSet<Out>, VecDeque<Out>)>);
+
+/// A grant, a host, and whether the grant ends.
+type Out = (String, String, bool);
+
+impl Published {
+    fn add(&self, row: &Delivery) {
+        let out = (row.grant_id.clone(), row.host.clone(), row.wanted == Wanted::Revoke);
+        let (known, order) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.insert(out.clone()) {
+            order.push_back(out);
+        }
+        while order.len() > LATELY {
+            let oldest = order.pop_front();
+            oldest.map(|oldest| known.remove(&oldest));
+        }
+    }
+
+    /// Whether this has gone out.
+    pub(super) fn has(&self, row: &Delivery) -> bool {
+        // Before that a process that is gone, or another one, has published it.
+        row.attempts > 0
+            || self.0.lock().unwrap_or_else(PoisonError::into_inner).0.contains(&(
+                row.grant_id.clone(),
+                row.host.clone(),
+                row.wanted == Wanted::Revoke,
+            ))
+    }
+}
 
 /// Publishes until the task is ended.
 pub(super) async fn run(office: Arc<Office>) {
@@ -149,10 +190,23 @@ async fn one(office: &Office, row: &Delivery, held: bool, hub: &str) -> Heard {
         Ok(letter) => letter,
         Err(why) => return failure(row, &why),
     };
-    match office.bus.publish(&letter, WallTime(now_ms())).await {
-        Ok(_) => published(row, hub),
-        Err(error) => failure(row, &error.to_string()),
+    office.published.add(row);
+    match timeout(PROMPT, office.bus.publish(&letter, WallTime(now_ms()))).await {
+        Ok(Ok(_)) => published(row, hub),
+        Ok(Err(error)) => failure(row, &error.to_string()),
+        Err(_) => unacknowledged(row),
     }
+}
+
+/// What is kept of a row that went out, and of which no server has said that it is stored.
+fn unacknowledged(row: &Delivery) -> Heard {
+    if row.attempts >= SHOWN {
+        let why = "the servers of the bus have not acknowledged it yet; it is published again";
+        return failure_after(row, why, UNACKNOWLEDGED);
+    }
+    let pause = UNACKNOWLEDGED.pause(1, random()).as_millis();
+    let next_ms = now_ms().saturating_add(i64::try_from(pause).unwrap_or(400));
+    Heard { of: row.clone(), what: What::Sent { next_ms } }
 }
 
 /// What is kept of a row that was published.

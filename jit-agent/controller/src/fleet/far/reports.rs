@@ -103,14 +103,40 @@ async fn keep(office: &Office, seen: &Seen, received: Received) {
 }
 
 async fn answer(office: &Office, outcome: &Outcome) -> Result<(), FleetError> {
+    if outcome.ends {
+        office.closings.hear(office, outcome).await?;
+    }
+    if outcome.grant.is_empty() {
+        return Ok(());
+    }
     let row = office.outbox.store().delivery(&outcome.grant, &outcome.host).await?;
     let Some(row) = row else { return Ok(()) };
+    if !office.published.has(&row) {
+        let (host, grant) = (&row.host, &row.grant_id);
+        tracing::warn!(host, grant, "an answer to what has not gone out is left out");
+        return Ok(());
+    }
     let (word, detail) = (clean(&outcome.word, WORD), clean(&outcome.detail, SENTENCE));
     match meant(&row, outcome) {
         Meant::Nothing => Ok(()),
         Meant::Failed => office.outbox.hear(vec![failure(&row, &detail)]).await,
         Meant::Answered(answer) => {
             office.outbox.hear(vec![answered(&row, answer, &word, &detail)]).await
+        }
+        Meant::Contradicts(answer) => {
+            office.outbox.hear(vec![answered(&row, answer, &word, &detail)]).await?;
+            let text = format!(
+                "a hub has reported that the grant {} is {} there, and then that it is {}: one of the hubs \
+                 says what is not true. Look at both",
+                row.grant_id,
+                row.answer.word(),
+                answer.word()
+            );
+            tracing::error!(host = row.host, "{text}");
+            let alarm = Alarm { word: "hubs_differ".into(), text, at_ms: now_ms(), holds: false };
+            let note = Note { host: row.host.clone(), alarms: vec![alarm], ..Note::default() };
+            let gone = || FleetError::Conflict("the fleet has ended".into());
+            office.notes.send(note).await.map_err(|_| gone())
         }
     }
 }
@@ -120,6 +146,8 @@ async fn answer(office: &Office, outcome: &Outcome) -> Result<(), FleetError> {
 enum Meant {
     Nothing,
     Answered(Answer),
+    /// It is open after all: so it counts as open.
+    Contradicts(Answer),
     Failed,
 }
 
@@ -140,6 +168,8 @@ fn meant(row: &Delivery, outcome: &Outcome) -> Meant {
     let by_itself = outcome.item.is_empty();
     match (outcome.ends, answer) {
         (true, Answer::Closed) if row.pending => Meant::Answered(answer),
+        // It is asked again: somebody may give it the key.
+        (true, Answer::Refused) if row.pending => Meant::Failed,
         // The host says by itself that what it holds has begun, or was ended there.
         (false, Answer::Closed) if by_itself && holds && !row.pending => Meant::Answered(answer),
         (false, Answer::Open) if !row.pending && row.answer == Answer::Scheduled => {
@@ -149,6 +179,17 @@ fn meant(row: &Delivery, outcome: &Outcome) -> Meant {
             if row.pending && !by_itself =>
         {
             Meant::Answered(answer)
+        }
+        // Of two reports that one counts by which more is open: somebody must see that, and can end it. What
+        // is open may be said once more after its end, late, but is then not newer than that.
+        (false, Answer::Open | Answer::Scheduled)
+            if !row.pending
+                && !by_itself
+                && (row.answer == Answer::Refused
+                    || (row.answer == Answer::Closed
+                        && outcome.at_ms > row.answered_ms.saturating_add(SKEW_MS))) =>
+        {
+            Meant::Contradicts(answer)
         }
         _ => Meant::Nothing,
     }
@@ -232,6 +273,11 @@ mod tests {
             (row(grant, true, Waiting), "a", true, "closed", Meant::Nothing),
             (row(revoke, true, Open), "a", true, "closed", Meant::Answered(Closed)),
             (row(revoke, true, Open), "a", true, "open", Meant::Nothing),
+            (row(revoke, true, Open), "a", true, "refused", Meant::Failed),
+            // A hub said what was not true.
+            (row(grant, false, Refused), "a", false, "open", Meant::Contradicts(Open)),
+            (row(grant, false, Refused), "", false, "open", Meant::Nothing),
+            (row(revoke, false, Closed), "a", false, "open", Meant::Nothing),
             (row(revoke, false, Closed), "a", true, "closed", Meant::Nothing),
             // The host says it by itself.
             (row(grant, false, Scheduled), "", false, "open", Meant::Answered(Open)),
@@ -251,6 +297,27 @@ mod tests {
                 at_ms: 1,
             };
             assert_eq!(meant(&row, &outcome), expected, "{row:?} {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_to_be_open_long_after_its_end_counts_as_open() {
+        let ended = row(Wanted::Grant, false, Answer::Closed);
+        for (at_ms, expected) in [
+            (ended.answered_ms + SKEW_MS, Meant::Nothing),
+            (ended.answered_ms + SKEW_MS + 1, Meant::Contradicts(Answer::Open)),
+        ] {
+            let outcome = Outcome {
+                host: "web-1".into(),
+                item: "a".into(),
+                grant: ended.grant_id.clone(),
+                ends: false,
+                answer: "open".into(),
+                word: String::new(),
+                detail: String::new(),
+                at_ms,
+            };
+            assert_eq!(meant(&ended, &outcome), expected, "{at_ms}");
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     super::{
         backoff::{Backoff, part, random},
+        closer::PASSING,
         connection::{Boot, Connection},
         deliverer::{Judged, judged},
         held,
@@ -63,6 +64,7 @@ pub(super) async fn run(post: Arc<Post>, host: String, mut inbox: Inbox, first: 
             former,
             rival: String::new(),
             answers: Answers::new(),
+            again: false,
         };
         match at.follow(connection, &mut inbox).await {
             End::Replaced(by, former) => {
@@ -102,6 +104,8 @@ struct At<'p> {
     /// Why two machines are this host, while it is reported.
     rival: String,
     answers: Answers,
+    /// The host could not carry out a revocation at this moment: its mailbox is read again.
+    again: bool,
 }
 
 impl At<'_> {
@@ -150,16 +154,21 @@ impl At<'_> {
                     if let Err(error) = self.deliver(&mut agent, letters.drain(..)).await {
                         return closed(error);
                     }
+                    if std::mem::take(&mut self.again) {
+                        let soon = Instant::now() + AGAIN.first;
+                        read_at = Some(read_at.map_or(soon, |at| at.min(soon)));
+                    }
                 }
                 () = inbox.missed.notified() => read_at = Some(Instant::now()),
                 () = at(read_at) => {
                     read_at = match self.read().await {
                         Ok(all) => {
-                            unread = 0;
                             if let Err(error) = self.deliver(&mut agent, all.into_iter()).await {
                                 return closed(error);
                             }
-                            None
+                            unread = if self.again { unread.saturating_add(1) } else { 0 };
+                            std::mem::take(&mut self.again)
+                                .then(|| Instant::now() + AGAIN.pause(unread, random()))
                         }
                         Err(why) => {
                             unread = unread.saturating_add(1);
@@ -376,19 +385,22 @@ impl At<'_> {
         let (answer, word, detail) = match agent.revoke(request).await {
             Ok(answer) => (Answer::Closed.word(), "ok".to_owned(), answer.warning),
             Err(error @ CallError::Unavailable(_)) => return Err(error),
-            // It is about what it was given; another attempt gets the same answer, or a better one.
-            Err(error) => (Outcome::NOT_NOW, String::new(), error.to_string()),
+            Err(CallError::Refused { word, detail }) if !PASSING.contains(&word.as_str()) => {
+                (Answer::Refused.word(), word, detail)
+            }
+            // It is about this moment. Nobody waits for a closed port until it is published again.
+            Err(error) => {
+                self.again = true;
+                (Outcome::NOT_NOW, String::new(), error.to_string())
+            }
         };
-        let item = hex::encode(letter.item);
-        let mut grants: Vec<_> = ids.iter().map(ToString::to_string).collect();
-        if grants.is_empty() {
-            grants.push(String::new());
-        }
-        let outcomes = grants
-            .iter()
-            .map(|grant| with(self.outcome(&item, grant, true), answer, &word, &detail))
-            .collect();
-        self.answered(letter.item, outcomes, answer != Outcome::NOT_NOW).await;
+        // One that is made for one grant names it. Others are known by their item.
+        let grant = match ids.as_slice() {
+            [id] => id.to_string(),
+            _ => String::new(),
+        };
+        let outcome = with(self.outcome(&hex::encode(letter.item), &grant, true), answer, &word, &detail);
+        self.answered(letter.item, vec![outcome], answer == Answer::Closed.word()).await;
         Ok(())
     }
 

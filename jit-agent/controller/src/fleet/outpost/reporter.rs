@@ -21,8 +21,9 @@ use crate::{
 
 /// Reports that wait here. More: hosts wait.
 const WAITING: usize = 4096;
-/// Reports that are under way at the same time.
-const AT_ONCE: usize = 64;
+/// Reports that are under way at the same time: while the servers have no leader, none is acknowledged, and
+/// those that come after must go out all the same.
+const AT_ONCE: usize = 1024;
 const AGAIN: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
 
 /// Where reports go.

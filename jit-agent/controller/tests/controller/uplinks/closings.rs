@@ -8,15 +8,9 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
-use jit_client::revocation_order::Whose;
-use jit_controller::{
-    clock::now_ms,
-    desk::Close,
-    model::Account,
-    store::{Closing, RulesVersion, closings::Heard, rules},
-};
+use jit_controller::store::{Closing, closings::Heard};
 
-use super::{double::Double, world::World, world::of_host};
+use super::{double::Double, signed::close, world::World, world::of_host};
 use crate::databases::{Database, sqlite};
 
 on_each_database! {
@@ -24,36 +18,10 @@ on_each_database! {
     a_host_that_refuses_is_shown_and_asked_again_when_it_comes_back,
 }
 
-const RULES: &str = r#"
-@id("close") permit (principal in Group::"admins", action == Action::"revoke", resource);
-"#;
-
 impl World {
     /// Ends everything that was granted until now.
     pub(super) async fn close(&self, hosts: &[&str]) -> Closing {
-        if self.desk.store().rules_in_force().await.unwrap().is_none() {
-            let (text, author, note) = (RULES.into(), "root".into(), String::new());
-            let first = RulesVersion { version: 1, text, author, note, saved_ms: 1 };
-            let mut tx = self.desk.store().begin().await.unwrap();
-            rules::save(&mut tx, &first).await.unwrap();
-            tx.commit().await.unwrap();
-        }
-        let root = Account {
-            name: "root".into(),
-            subject: "root@example.org".into(),
-            groups: ["admins".to_owned()].into(),
-            disabled: false,
-            created_ms: 1,
-        };
-        let close = Close {
-            hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
-            groups: Vec::new(),
-            every_host: hosts.is_empty(),
-            whose: Whose::All,
-            cut: false,
-            reason: "stolen key".into(),
-        };
-        self.desk.close(&root, &close, now_ms()).await.unwrap()
+        close(&self.desk, hosts).await
     }
 
     /// How many hosts have said this.

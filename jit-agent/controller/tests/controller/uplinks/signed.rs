@@ -1,10 +1,11 @@
-//! Requests that are signed already, and their end.
+//! Requests that are signed already, and their end; and signed revocations.
 
+use jit_client::revocation_order::Whose;
 use jit_controller::{
     clock::now_ms,
-    desk::Desk,
-    model::{Needs, Outcome, Proposal, State, Verdict, grant::parts},
-    store::{Request, deliveries, grants, requests},
+    desk::{Close, Desk},
+    model::{Account, Needs, Outcome, Proposal, State, Verdict, grant::parts},
+    store::{Closing, Request, RulesVersion, deliveries, grants, requests, rules},
 };
 use jit_proto::{payload_type::GRANT_TYPE, v1};
 
@@ -78,4 +79,35 @@ pub(super) async fn revoke(desk: &Desk, id: &str) {
     deliveries::revoke(&mut tx, id, now_ms()).await.unwrap();
     tx.commit().await.unwrap();
     desk.changed();
+}
+
+const RULES: &str = r#"
+@id("close") permit (principal in Group::"admins", action == Action::"revoke", resource);
+"#;
+
+/// Ends everything that was granted until now, on these hosts or on all.
+pub(super) async fn close(desk: &Desk, hosts: &[&str]) -> Closing {
+    if desk.store().rules_in_force().await.unwrap().is_none() {
+        let (text, author, note) = (RULES.into(), "root".into(), String::new());
+        let first = RulesVersion { version: 1, text, author, note, saved_ms: 1 };
+        let mut tx = desk.store().begin().await.unwrap();
+        rules::save(&mut tx, &first).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    let root = Account {
+        name: "root".into(),
+        subject: "root@example.org".into(),
+        groups: ["admins".to_owned()].into(),
+        disabled: false,
+        created_ms: 1,
+    };
+    let close = Close {
+        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        groups: Vec::new(),
+        every_host: hosts.is_empty(),
+        whose: Whose::All,
+        cut: false,
+        reason: "stolen key".into(),
+    };
+    desk.close(&root, &close, now_ms()).await.unwrap()
 }

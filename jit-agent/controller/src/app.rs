@@ -225,8 +225,12 @@ fn start(
         if let Some(bus) = config.bus.clone() {
             far::check_files(&bus).map_err(|error| AppError::File(error.to_string()))?;
             let (desk, signer) = (desk.clone(), signer.clone());
+            let freshness = config.signer.freshness.as_ref().map(|freshness| {
+                let sign = sign_checkpoint(signer.clone());
+                far::Freshness { every: freshness.every, sign }
+            });
             tasks.spawn(async move {
-                far::run(desk, signer, bus).await;
+                far::run(desk, signer, bus, freshness).await;
                 "the bus"
             });
         }

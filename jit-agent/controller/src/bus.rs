@@ -27,6 +27,8 @@ mod publish;
 mod report;
 mod settings;
 #[cfg(feature = "nats")]
+mod sign;
+#[cfg(feature = "nats")]
 mod stream;
 #[cfg(feature = "nats")]
 pub mod subject;
@@ -41,4 +43,5 @@ pub use self::{
     nats::Bus,
     publish::{Letter, Published},
     report::{Outcome, Presence, Report},
+    sign::{Beat, Comparison, Sign, Signs},
 };

@@ -240,7 +240,7 @@ impl Fleet {
 
     /// Makes a checkpoint in each period, and brings it to all hosts. It does not end by itself.
     pub async fn make_checkpoints(&self, every: Duration, sign: SignCheckpoint) {
-        checkpoints::run(Arc::clone(&self.shared), every, sign).await;
+        checkpoints::run(&self.shared.outbox, &self.shared.checkpoints, every, sign).await;
     }
 
     /// Leaves all hosts, because the process ends: takes no new connection, begins no new call, and waits

@@ -11,8 +11,11 @@ use tokio::sync::watch;
 
 use super::{
     Bus, BusError,
-    subject::{MAILBOXES, Place},
+    subject::{self, COMPARISONS, HostTag, MAILBOXES, Place, QUESTIONS},
 };
+
+/// Longest question, bytes.
+const LONGEST: usize = 64;
 
 /// Something happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +27,20 @@ pub enum Change {
         /// What whoever published it says is a signed envelope.
         envelope: Bytes,
     },
+    /// A host is to compare itself with a checkpoint ([`Bus::compare`]).
+    Compare {
+        /// The host.
+        host: HostTag,
+        /// What it is asked.
+        request: Bytes,
+    },
+    /// It is asked who has this host ([`Bus::ask_for`]).
+    Asked {
+        /// The host.
+        host: HostTag,
+        /// What the answer must name.
+        question: String,
+    },
     /// Messages may have passed unseen: read all mailboxes again ([`Bus::mailbox`]).
     Gap,
 }
@@ -31,6 +48,8 @@ pub enum Change {
 /// What is published.
 pub struct Changes {
     subscription: Subscriber,
+    questions: Subscriber,
+    comparisons: Subscriber,
     gaps: watch::Receiver<u64>,
 }
 
@@ -46,8 +65,13 @@ impl Bus {
         let subscription = self.client.subscribe(format!("{MAILBOXES}>")).await;
         let subscription =
             subscription.map_err(|error| BusError::api("listen to mailboxes", error))?;
+        let questions = self.client.subscribe(format!("{QUESTIONS}*")).await;
+        let questions = questions.map_err(|error| BusError::api("listen to questions", error))?;
+        let comparisons = self.client.subscribe(format!("{COMPARISONS}*")).await;
+        let comparisons =
+            comparisons.map_err(|error| BusError::api("listen to checkpoints", error))?;
         self.client.flush().await.map_err(|error| BusError::api("listen to mailboxes", error))?;
-        Ok(Changes { subscription, gaps })
+        Ok(Changes { subscription, questions, comparisons, gaps })
     }
 }
 
@@ -59,6 +83,19 @@ impl Changes {
             tokio::select! {
                 biased;
                 Ok(()) = self.gaps.changed() => return Some(Change::Gap),
+                Some(asked) = self.questions.next() => {
+                    let host = subject::asked(&asked.subject);
+                    let question = str::from_utf8(&asked.payload).ok();
+                    let question = question.filter(|text| text.len() <= LONGEST);
+                    if let Some((host, question)) = host.zip(question) {
+                        return Some(Change::Asked { host, question: question.to_owned() });
+                    }
+                }
+                Some(asked) = self.comparisons.next() => {
+                    if let Some(host) = subject::asked(&asked.subject) {
+                        return Some(Change::Compare { host, request: asked.payload });
+                    }
+                }
                 message = self.subscription.next() => {
                     let message = message?;
                     let Some(place) = Place::of(&message.subject) else {

@@ -149,7 +149,8 @@ impl Bus {
                 Ok(()) = renewed.changed() => {}
             }
         }
-        let why = last.map_or_else(|| "no server acknowledges it".to_owned(), |why| why.to_string());
+        let why =
+            last.map_or_else(|| "no server acknowledges it".to_owned(), |why| why.to_string());
         Err(BusError::api("report", why))
     }
 }

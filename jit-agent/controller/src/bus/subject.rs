@@ -6,7 +6,9 @@
 //! | `jit.v1.g.<h>.p` | the policy with the highest version |
 //! | `jit.v1.g.<h>.f.<i>` | a revocation; `<h>` is `all` if it is for every host |
 //! | `jit.v1.up.<h>.<kind>` | what a hub reports of a host |
-//! | `jit.v1.c` | checkpoints |
+//! | `jit.v1.h.<h>` | what hubs say to all with the store; kept nowhere |
+//! | `jit.v1.w.<h>` | a question who has a host; kept nowhere |
+//! | `jit.v1.k.<h>` | a checkpoint, and how a host finds itself in it; kept nowhere |
 //!
 //! `<h>` is the beginning of the SHA-256 of the host's id, `<i>` that of the item's hash, 20 hex
 //! digits each; `<id>` is a grant's ULID.
@@ -28,8 +30,12 @@ use sha2::{Digest as _, Sha256};
 pub const MAILBOXES: &str = "jit.v1.g.";
 /// Before the subjects of reports.
 pub const REPORTS: &str = "jit.v1.up.";
-/// Checkpoints.
-pub const CHECKPOINTS: &str = "jit.v1.c";
+/// Before the subjects of what hubs say to all with the store.
+pub const SIGNS: &str = "jit.v1.h.";
+/// Before the subjects of questions who has a host.
+pub const QUESTIONS: &str = "jit.v1.w.";
+/// Before the subjects of checkpoints for a host.
+pub const COMPARISONS: &str = "jit.v1.k.";
 /// The place of a host's name that means every host.
 const ALL: &str = "all";
 /// Hex digits of a hash in a subject.
@@ -138,6 +144,22 @@ pub fn mailbox(host: &HostTag) -> [String; 2] {
 /// The subject of a report about a host.
 pub fn report(host: &HostTag, kind: &str) -> String {
     format!("{REPORTS}{host}.{kind}")
+}
+
+/// The subject of a question who has a host.
+pub fn question(host: &HostTag) -> String {
+    format!("{QUESTIONS}{host}")
+}
+
+/// The subject of a checkpoint for a host.
+pub fn comparison(host: &HostTag) -> String {
+    format!("{COMPARISONS}{host}")
+}
+
+/// The host that the subject of a question or a checkpoint names.
+pub fn asked(subject: &str) -> Option<HostTag> {
+    let host = subject.strip_prefix(QUESTIONS).or_else(|| subject.strip_prefix(COMPARISONS))?;
+    tag(host).map(HostTag)
 }
 
 /// The host that a report's subject names.

@@ -233,6 +233,12 @@ fn merged<'a>(own: &'a [Hash], common: &'a [Hash]) -> impl Iterator<Item = &'a H
 }
 
 impl Snapshot {
+    /// The hosts that it is about.
+    #[cfg(feature = "nats")]
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
     /// What to ask a host. `listed`: with the list of what is in its mailbox, if that is short enough.
     /// `None`: the host was not there when the checkpoint was made.
     pub fn request(&self, host: &str, listed: bool) -> Option<v1::CompareMailboxRequest> {

@@ -105,6 +105,9 @@ client_ca = "hosts.pem"
         let with = format!("{GOOD}[store]\nurl = 'sqlite:x.db'\n");
         let said = parsed(&with).unwrap().unwrap_err().to_string();
         assert!(said.contains(":14: [store] does not belong here"), "{said}");
+        let bad = format!("{GOOD}health = 'everywhere'\n");
+        let said = parsed(&bad).unwrap().unwrap_err().to_string();
+        assert!(said.contains(":14:") && said.contains("\"everywhere\" is no"), "{said}");
         let without = GOOD.replace("client_ca = \"hosts.pem\"\n", "").replace("hub-a", "");
         let said = parsed(&without).unwrap().unwrap_err().to_string();
         assert!(said.contains("client_ca") && said.contains("[hub] name"), "{said}");

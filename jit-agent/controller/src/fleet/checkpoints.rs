@@ -8,9 +8,12 @@ use std::{
 };
 
 use jit_proto::v1;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
 
-use super::Shared;
+use super::outbox::Outbox;
 use crate::{
     checkpoint::mailboxes::{Mailboxes, Revocation, Snapshot},
     clock::now_ms,
@@ -33,8 +36,13 @@ const READ_EVERY: u32 = 2;
 const SPREAD: u32 = 5;
 
 /// Makes one in each period until the task is ended.
-pub(super) async fn run(shared: Arc<Shared>, every: Duration, sign: SignCheckpoint) {
-    let mut changes = shared.outbox.changes();
+pub(super) async fn run(
+    outbox: &Outbox,
+    made: &watch::Sender<Option<Arc<Snapshot>>>,
+    every: Duration,
+    sign: SignCheckpoint,
+) {
+    let mut changes = outbox.changes();
     let mut boxes = Mailboxes::default();
     let mut signed = Signed::default();
     let (mut until_read, mut last) = (0, String::new());
@@ -45,7 +53,7 @@ pub(super) async fn run(shared: Arc<Shared>, every: Duration, sign: SignCheckpoi
         let at_ms = now_ms();
         let is_due = until_read == 0 || changes.has_changed().unwrap_or(true);
         changes.mark_unchanged();
-        match read(&shared, &mut boxes, &mut signed, is_due, at_ms).await {
+        match read(outbox, &mut boxes, &mut signed, is_due, at_ms).await {
             Ok(true) => until_read = READ_EVERY,
             Ok(false) => boxes.go_to(at_ms),
             Err(error) => {
@@ -55,11 +63,10 @@ pub(super) async fn run(shared: Arc<Shared>, every: Duration, sign: SignCheckpoi
             }
         }
         until_read = until_read.saturating_sub(1);
-        let made = make(&boxes, at_ms, every / SPREAD, &sign).await;
-        match made {
+        match make(&boxes, at_ms, every / SPREAD, &sign).await {
             Ok(snapshot) => {
                 last.clear();
-                shared.checkpoints.send_replace(snapshot.map(Arc::new));
+                made.send_replace(snapshot.map(Arc::new));
             }
             Err(error) => {
                 let error = error.to_string();
@@ -97,13 +104,13 @@ impl Signed {
 /// Reads the mail if it is due, or there is a new revocation: no checkpoint is made without that. Returns
 /// whether it did.
 async fn read(
-    shared: &Shared,
+    outbox: &Outbox,
     boxes: &mut Mailboxes,
     signed: &mut Signed,
     is_due: bool,
     at_ms: i64,
 ) -> Result<bool, StoreError> {
-    let store = shared.outbox.store();
+    let store = outbox.store();
     if !signed.read(store, at_ms).await? && !is_due {
         return Ok(false);
     }

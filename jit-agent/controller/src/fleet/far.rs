@@ -2,14 +2,19 @@
 //! kept. The outbox in the store stays the truth: a row is done when the host's answer has come, and goes to
 //! the bus again and again until then.
 
+mod checkpoints;
 mod closings;
+mod doubles;
+mod hubs;
 mod letters;
+mod place;
 mod reports;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 
+pub use self::checkpoints::Freshness;
 use super::{
     backoff::{Backoff, random},
     outbox::{self, Outbox},
@@ -32,6 +37,9 @@ struct Office {
     signer: Signer,
     closings: closings::Closings,
     published: letters::Published,
+    hubs: hubs::Hubs,
+    doubles: doubles::Doubles,
+    checkpoints: checkpoints::Checkpoints,
 }
 
 /// Whether the files of the bus can be used.
@@ -43,20 +51,40 @@ pub fn check_files(settings: &bus::Settings) -> Result<(), BusError> {
 }
 
 /// Publishes what hosts must hear, and keeps what is reported of them, until the task is ended. It returns
-/// only by a defect. While the bus is away, everything waits in the store.
-pub async fn run(desk: Desk, signer: Signer, settings: bus::Settings) {
+/// only by a defect. While the bus is away, everything waits in the store. With `freshness` hosts hear of
+/// checkpoints.
+pub async fn run(
+    desk: Desk,
+    signer: Signer,
+    settings: bus::Settings,
+    freshness: Option<Freshness>,
+) {
     let bus = connect(&settings).await;
     let (notes, noted) = scribe::open();
     let (outbox, answers) = Outbox::open(desk.clone());
     let (closings, closed) = closings::Closings::open();
-    let published = letters::Published::default();
-    let office =
-        Arc::new(Office { outbox: outbox.clone(), notes, bus, signer, closings, published });
+    let office = Arc::new(Office {
+        outbox: outbox.clone(),
+        notes,
+        bus,
+        signer,
+        closings,
+        published: letters::Published::default(),
+        hubs: hubs::Hubs::default(),
+        doubles: doubles::Doubles::default(),
+        checkpoints: checkpoints::Checkpoints::default(),
+    });
     let mut parts = JoinSet::new();
     parts.spawn(outbox::run(desk.clone(), answers));
     parts.spawn(closings::write(desk, closed));
     parts.spawn(closings::run(Arc::clone(&office)));
     parts.spawn(scribe::run(outbox, noted));
+    parts.spawn(hubs::listen(Arc::clone(&office)));
+    parts.spawn(hubs::run(Arc::clone(&office)));
+    if let Some(freshness) = freshness {
+        parts.spawn(checkpoints::bring(Arc::clone(&office)));
+        parts.spawn(checkpoints::make(Arc::clone(&office), freshness));
+    }
     parts.spawn(letters::run(Arc::clone(&office)));
     parts.spawn(reports::run(office));
     let ended = parts.join_next().await;

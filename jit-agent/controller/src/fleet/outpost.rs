@@ -1,6 +1,7 @@
 //! A hub without a database: agents connect to it, it takes what is signed for their hosts from the bus,
 //! delivers it, and reports what they answer. It verifies nothing and believes nothing: each host does.
 
+mod health;
 mod host;
 mod letter;
 mod reporter;
@@ -17,7 +18,7 @@ use jit_client::{Budget, CallError};
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
 use super::{
@@ -27,15 +28,22 @@ use super::{
     settings::ANSWERS,
     uplink::{self, Hub, HubReport, HubSettings, Names, Reception},
 };
-use crate::bus::{
-    self, Bus, BusError, Change,
-    subject::{HostTag, To},
+use crate::{
+    bus::{
+        self, Beat, Bus, BusError, Change, Sign,
+        subject::{HostTag, To},
+    },
+    clock::now_ms,
 };
 
 /// Letters that wait for one host. More: its mailbox is read again.
 const LETTERS: usize = 256;
 /// Connections of one host that wait.
 const ARRIVALS: usize = 2;
+/// Questions who has a host that wait for it.
+const QUESTIONS: usize = 4;
+/// How often the hub says that it is there.
+const BEAT: Duration = Duration::from_secs(5);
 /// The longest wait for an agent's answer.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Between attempts to connect to the bus for the first time.
@@ -67,6 +75,8 @@ struct Entry {
     host: String,
     arrivals: mpsc::Sender<Connection>,
     letters: mpsc::Sender<Bytes>,
+    asked: mpsc::Sender<String>,
+    comparisons: mpsc::Sender<Bytes>,
     /// Letters may have been missed.
     missed: Arc<Notify>,
 }
@@ -75,6 +85,8 @@ struct Entry {
 struct Inbox {
     arrivals: mpsc::Receiver<Connection>,
     letters: mpsc::Receiver<Bytes>,
+    asked: mpsc::Receiver<String>,
+    comparisons: mpsc::Receiver<Bytes>,
     missed: Arc<Notify>,
 }
 
@@ -86,6 +98,7 @@ impl Outpost {
     pub fn start(hub: &HubSettings, bus: &bus::Settings) -> Result<Self, CallError> {
         Bus::check_files(bus).map_err(|error| CallError::Files(error.to_string()))?;
         let name = hub.name.clone();
+        let health = hub.health.map(health::bind).transpose()?;
         let (hub, listener) = Hub::bind(hub)?;
         let (reports, waiting) = reporter::Reports::open();
         let post = Arc::new(Post {
@@ -104,6 +117,15 @@ impl Outpost {
             reporter::run(bus, waiting).await;
             "reporting"
         });
+        if let Some(listener) = health {
+            let (of_health, hub) = (Arc::clone(&post), Arc::clone(&hub));
+            parts.spawn(async move {
+                health::serve(of_health, hub, listener).await;
+                "the health of the hub"
+            });
+        }
+        let of_beats = Arc::clone(&post);
+        parts.spawn(async move { beat(&of_beats).await });
         let (of_hub, listening) = (Arc::clone(&post), Arc::clone(&hub));
         parts.spawn(async move {
             uplink::run(of_hub, listening, listener).await;
@@ -152,6 +174,7 @@ impl Outpost {
                 "some answers were not reported; they are asked for again at another hub"
             );
         }
+        self.post.beat(true).await;
     }
 }
 
@@ -171,6 +194,42 @@ impl Post {
                 }
             }
         }
+    }
+
+    /// Asks a host whether it is here.
+    fn ask(&self, host: &HostTag, question: String) {
+        if let Some(entry) = self.hosts().get(host) {
+            // One that is asked so often is not there, or is asked in vain.
+            let _asked = entry.asked.try_send(question);
+        }
+    }
+
+    /// Has a host compare itself with a checkpoint. One that is slow hears of the next one.
+    fn compare(&self, host: &HostTag, request: Bytes) {
+        if let Some(entry) = self.hosts().get(host) {
+            let _given = entry.comparisons.try_send(request);
+        }
+    }
+
+    /// Says that this hub is there, or that it ends.
+    async fn beat(&self, ends: bool) {
+        let Some(bus) = self.bus.borrow().clone() else { return };
+        let hosts = u64::try_from(self.hosts().len()).unwrap_or(u64::MAX);
+        let beat = Beat { hub: self.name.clone(), at_ms: now_ms(), hosts, ends };
+        let said = async {
+            bus.sign(&Sign::Hub(beat)).await?;
+            bus.flush().await
+        };
+        match timeout(BEAT, said).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::info!(%error, "the hub does not say that it is there"),
+            Err(_) => tracing::info!("the hub does not say that it is there: the bus is away"),
+        }
+    }
+
+    /// Whether a server of the bus is connected.
+    fn is_at_the_bus(&self) -> bool {
+        self.bus.borrow().as_ref().is_some_and(Bus::is_connected)
     }
 
     /// Has all mailboxes read again.
@@ -209,9 +268,18 @@ impl Reception for Post {
         }
         let (arrivals, arrived) = mpsc::channel(ARRIVALS);
         let (letters, given) = mpsc::channel(LETTERS);
+        let (asked, questions) = mpsc::channel(QUESTIONS);
+        let (comparisons, compared) = mpsc::channel(QUESTIONS);
         let missed = Arc::new(Notify::new());
-        let inbox = Inbox { arrivals: arrived, letters: given, missed: Arc::clone(&missed) };
-        hosts.insert(tag, Entry { host: host.to_owned(), arrivals, letters, missed });
+        let inbox = Inbox {
+            arrivals: arrived,
+            letters: given,
+            asked: questions,
+            comparisons: compared,
+            missed: Arc::clone(&missed),
+        };
+        let host_of = host.to_owned();
+        hosts.insert(tag, Entry { host: host_of, arrivals, letters, asked, comparisons, missed });
         drop(hosts);
         tokio::spawn(host::run(Arc::clone(self), host.to_owned(), inbox, uplink));
         Ok(())
@@ -253,8 +321,20 @@ async fn listen(post: &Post, settings: &bus::Settings) -> &'static str {
     while let Some(change) = changes.next().await {
         match change {
             Change::Published { place, envelope } => post.hand_out(&place.to, &envelope),
+            Change::Asked { host, question } => post.ask(&host, question),
+            Change::Compare { host, request } => post.compare(&host, request),
             Change::Gap => post.missed(),
         }
     }
     "the connection to the bus"
+}
+
+/// Says that this hub is there until the task is ended.
+async fn beat(post: &Post) -> &'static str {
+    let mut ticks = interval(BEAT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        post.beat(false).await;
+    }
 }

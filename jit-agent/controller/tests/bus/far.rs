@@ -1,12 +1,15 @@
 //! Hubs that are processes of their own: the real program, three real servers, a real signer, and hosts that
 //! connect with real TLS and answer for themselves.
 
+mod checkpoints;
 mod closings;
 #[expect(dead_code, reason = "the tests of a hub with a database use more of it")]
 #[path = "../controller/uplinks/double.rs"]
 mod double;
+mod health;
 mod killed;
 mod lies;
+mod rivals;
 #[path = "../controller/uplinks/signed.rs"]
 mod signed;
 mod world;

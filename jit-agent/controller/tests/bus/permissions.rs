@@ -40,7 +40,8 @@ async fn a_hub_may_read_mailboxes_and_report_and_nothing_else() {
     for subject in [
         place.as_str(),
         "jit.v1.g.all.f.00000000000000000000",
-        "jit.v1.c",
+        "jit.v1.k.00000000000000000000",
+        "jit.v1.w.00000000000000000000",
         "jit.v2",
         "$JS.API.INFO",
         "$JS.API.STREAM.NAMES",
@@ -60,9 +61,17 @@ async fn a_hub_may_read_mailboxes_and_report_and_nothing_else() {
         hub.publish(subject.to_owned(), "x".into()).await.unwrap();
         refused(&mut said, "publish", subject).await;
     }
-    for subject in
-        [">", "jit.v1.>", "jit.v1.up.>", "_INBOX_api.>", "_INBOX.>", "$JS.>", "$SYS.>", "_R_.>"]
-    {
+    for subject in [
+        ">",
+        "jit.v1.>",
+        "jit.v1.up.>",
+        "jit.v1.h.*",
+        "_INBOX_api.>",
+        "_INBOX.>",
+        "$JS.>",
+        "$SYS.>",
+        "_R_.>",
+    ] {
         let _subscription = hub.subscribe(subject).await.unwrap();
         refused(&mut said, "subscription", subject).await;
     }

@@ -225,7 +225,7 @@ fn published(row: &Delivery, hub: &str) -> Heard {
     Heard { of: row.clone(), what: What::Sent { next_ms } }
 }
 
-async fn letter(office: &Office, row: &Delivery) -> Result<Letter, String> {
+pub(super) async fn letter(office: &Office, row: &Delivery) -> Result<Letter, String> {
     let grant = office.outbox.store().grant(&row.grant_id).await;
     let grant = grant.map_err(|error| error.to_string())?.ok_or("its grant is gone")?;
     let to = To::Host(HostTag::of(&row.host));

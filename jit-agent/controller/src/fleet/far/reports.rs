@@ -6,14 +6,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use jit_proto::{printable::clean, v1};
-use prost::Message as _;
+use jit_proto::printable::clean;
 use tokio::task::JoinSet;
 
 use super::{
     super::{FleetError, deliverer::failure, observe, outbox::answered, scribe::Note},
     Office,
+    doubles::{self, Doubles},
+    place,
 };
 use crate::{
     bus::{Outcome, Presence, Received, Report},
@@ -40,6 +40,8 @@ struct Last {
     at_ms: i64,
     since_ms: i64,
     boot: String,
+    /// Where it is; empty: nowhere.
+    hub: String,
     /// Since when this boot is known, and the one before it.
     boot_ms: i64,
     boot_before: String,
@@ -71,6 +73,7 @@ impl Last {
             self.boot_ms = of.at_ms;
         }
         (self.at_ms, self.since_ms) = (of.at_ms, of.since_ms);
+        self.hub = if of.connected { clean(&of.hub, WORD) } else { String::new() };
         Meaning::New
     }
 }
@@ -91,7 +94,7 @@ pub(super) async fn run(office: Arc<Office>) {
     }
 }
 
-async fn keep(office: &Office, seen: &Seen, received: Received) {
+async fn keep(office: &Arc<Office>, seen: &Seen, received: Received) {
     let kept = match &received.report {
         Report::Answer(outcome) => answer(office, outcome).await,
         Report::Presence(presence) => present(office, seen, presence).await,
@@ -195,25 +198,36 @@ fn meant(row: &Delivery, outcome: &Outcome) -> Meant {
     }
 }
 
-async fn present(office: &Office, seen: &Seen, presence: &Presence) -> Result<(), FleetError> {
+async fn present(office: &Arc<Office>, seen: &Seen, presence: &Presence) -> Result<(), FleetError> {
     let Some(known) = office.outbox.store().host(&presence.host).await? else { return Ok(()) };
     let now_ms = now_ms();
-    let status = STANDARD.decode(&presence.status).ok().filter(|bytes| !bytes.is_empty());
-    let status = status.and_then(|bytes| v1::StatusResponse::decode(bytes.as_slice()).ok());
+    let status = doubles::status_of(presence);
     let boot = status.as_ref().map(|status| status.boot_id.clone()).unwrap_or_default();
-    let (meaning, first) = {
+    let hub = clean(&presence.hub, WORD);
+    let (meaning, first, before) = {
         let mut all = seen.0.lock().unwrap_or_else(PoisonError::into_inner);
         let last = all.entry(presence.host.clone()).or_default();
-        let before = last.since_ms;
-        (last.take(presence, &boot), last.since_ms != before)
+        let before = last.clone();
+        (last.take(presence, &boot), last.since_ms != before.since_ms, before)
     };
-    let place =
-        format!("{} at the hub {}", clean(&presence.peer, WORD), clean(&presence.hub, WORD));
+    let here = place::at(&clean(&presence.peer, WORD), &hub);
+    if meaning == Meaning::New && presence.connected {
+        office.hubs.expect(&hub);
+        // A process that began just now knows only what it has written before.
+        let at = match before.since_ms {
+            0 => place::hub_of(&known.observed.uplink).unwrap_or_default(),
+            _ => before.hub.as_str(),
+        };
+        if first && !at.is_empty() && at != hub {
+            let other = !boot.is_empty() && !before.boot.is_empty() && boot != before.boot;
+            Doubles::moved(office, &presence.host, &boot, other);
+        }
+    }
     let mut note = Note { host: presence.host.clone(), ..Note::default() };
     let text = match (meaning, presence.rival.as_str()) {
         (Meaning::Old, "") => return Ok(()),
         (Meaning::Clone, _) => format!(
-            "two machines are connected as this host at hubs, one of them from {place}. Nothing is opened \
+            "two machines are connected as this host at hubs, one of them from {here}. Nothing is opened \
              here until somebody has looked, and said so by clearing this alarm"
         ),
         (Meaning::New | Meaning::Old, rival) => clean(rival, SENTENCE),
@@ -222,11 +236,11 @@ async fn present(office: &Office, seen: &Seen, presence: &Presence) -> Result<()
         note.alarms.push(Alarm { word: "clone".into(), text, at_ms: now_ms, holds: true });
     } else if let Some(status) = status {
         let mut observed = observe::answered(&known.observed, &status, presence.at_ms.min(now_ms));
-        (observed.uplink, observed.connected_ms) = (place, presence.since_ms);
+        (observed.uplink, observed.connected_ms) = (here, presence.since_ms);
         note.observed = Some(observed);
         note.back = first;
     } else if !presence.connected {
-        let why = format!("its agent has left {place}");
+        let why = format!("its agent has left {here}");
         note.observed = Some(observe::unreachable(&known.observed, &why, now_ms));
     }
     // Another report is kept before it is written; the newest one comes again within a minute.

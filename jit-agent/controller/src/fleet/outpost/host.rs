@@ -25,7 +25,7 @@ use super::{
     letter::{Kind, Letter},
 };
 use crate::{
-    bus::{Outcome, Presence, Report, subject::HostTag},
+    bus::{Comparison, Outcome, Presence, Report, Sign, subject::HostTag},
     clock::now_ms,
     model::Answer,
 };
@@ -45,6 +45,8 @@ const BATCH: usize = 64;
 const BATCH_BYTES: usize = 2 * 1024 * 1024;
 /// The most answers that are remembered.
 const REMEMBERED: usize = 16_384;
+/// The most bytes of what has not arrived at a host that are reported: hashes of 32 bytes.
+const MISSING: usize = 192 * 32;
 /// Largest status of a report, bytes; longer: only its state.
 const LONGEST_STATUS: usize = 9000;
 
@@ -159,6 +161,12 @@ impl At<'_> {
                         read_at = Some(read_at.map_or(soon, |at| at.min(soon)));
                     }
                 }
+                Some(question) = inbox.asked.recv() => self.here(&mut agent, question).await,
+                Some(request) = inbox.comparisons.recv() => {
+                    if let Err(error) = self.compare(&mut agent, &request).await {
+                        return closed(error);
+                    }
+                }
                 () = inbox.missed.notified() => read_at = Some(Instant::now()),
                 () = at(read_at) => {
                     read_at = match self.read().await {
@@ -220,8 +228,52 @@ impl At<'_> {
         self.report(status.is_some(), text).await;
     }
 
-    async fn report(&self, connected: bool, status: String) {
-        let presence = Presence {
+    /// Says that its agent answers here now.
+    async fn here(&self, agent: &mut Agent, question: String) {
+        let Ok(status) = agent.status().await else { return };
+        let presence = self.presence(true, STANDARD.encode(summary(&status)));
+        let Some(bus) = self.post.bus.borrow().clone() else { return };
+        if let Err(error) = bus.sign(&Sign::Here { question, presence }).await {
+            tracing::info!(%error, host = self.host, "it is not said who has it");
+        }
+    }
+
+    /// Has the host compare itself with a checkpoint, and says what it says.
+    async fn compare(&mut self, agent: &mut Agent, request: &Bytes) -> Result<(), CallError> {
+        let Ok(request) = v1::CompareMailboxRequest::decode(request.clone()) else {
+            return Ok(());
+        };
+        let envelope = request.checkpoint.clone().unwrap_or_default();
+        let Ok(checkpoint) = v1::Checkpoint::decode(envelope.payload) else { return Ok(()) };
+        let (standing, mut missing) = match agent.compare_mailbox(request).await {
+            Ok(answer) => (answer.standing, answer.first_missing),
+            Err(error @ CallError::Unavailable(_)) => return Err(error),
+            Err(CallError::Refused { word, .. }) => (word, Bytes::new()),
+            Err(error) => {
+                tracing::info!(%error, host = self.host, "it does not compare itself");
+                return Ok(());
+            }
+        };
+        if standing == "missing" {
+            // It no longer has what it has answered to: it gets it again.
+            self.answers.clear();
+        }
+        missing.truncate(MISSING);
+        let comparison = Comparison {
+            host: self.host.to_owned(),
+            number: checkpoint.number,
+            standing: clean(&standing, 64),
+            missing: STANDARD.encode(missing),
+        };
+        let Some(bus) = self.post.bus.borrow().clone() else { return Ok(()) };
+        if let Err(error) = bus.sign(&Sign::Compared(comparison)).await {
+            tracing::info!(%error, host = self.host, "what it says of a checkpoint is not said");
+        }
+        Ok(())
+    }
+
+    fn presence(&self, connected: bool, status: String) -> Presence {
+        Presence {
             host: self.host.to_owned(),
             hub: self.post.name.clone(),
             connected,
@@ -230,7 +282,11 @@ impl At<'_> {
             peer: self.peer.clone(),
             status,
             rival: self.rival.clone(),
-        };
+        }
+    }
+
+    async fn report(&self, connected: bool, status: String) {
+        let presence = self.presence(connected, status);
         self.post.reports.add(Report::Presence(presence)).await;
     }
 
@@ -399,7 +455,8 @@ impl At<'_> {
             [id] => id.to_string(),
             _ => String::new(),
         };
-        let outcome = with(self.outcome(&hex::encode(letter.item), &grant, true), answer, &word, &detail);
+        let outcome =
+            with(self.outcome(&hex::encode(letter.item), &grant, true), answer, &word, &detail);
         self.answered(letter.item, vec![outcome], answer == Answer::Closed.word()).await;
         Ok(())
     }

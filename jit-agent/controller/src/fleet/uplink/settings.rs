@@ -27,6 +27,8 @@ pub struct RawHubSettings {
     pub key: Option<PathBuf>,
     /// CA of the agents' certificates, PEM; otherwise that of `[agents]`.
     pub client_ca: Option<PathBuf>,
+    /// Where a hub without a database says over plain HTTP how it is: `127.0.0.1:7445`.
+    pub health: Option<String>,
     /// Connections that are held at the same time.
     pub connections: Option<usize>,
     /// Handshakes that are made at the same time; one network gets half of them.
@@ -46,6 +48,8 @@ pub struct HubSettings {
     pub key: PathBuf,
     /// CA of the agents' certificates, PEM.
     pub client_ca: PathBuf,
+    /// Where it says over plain HTTP how it is; `None`: nowhere.
+    pub health: Option<SocketAddr>,
     /// Connections that are held at the same time.
     pub connections: usize,
     /// Handshakes that are made at the same time.
@@ -61,6 +65,7 @@ impl HubSettings {
             certificate: agents.certificate.clone(),
             key: agents.key.clone(),
             client_ca: agents.ca.clone(),
+            health: None,
             connections: 12_000,
             handshakes: 256,
         }
@@ -72,7 +77,8 @@ impl RawHubSettings {
     ///
     /// # Errors
     /// Every wrong value, by its path below the section.
-    pub fn check_alone(self, directory: &Path) -> Result<HubSettings, Wrongs> {
+    pub fn check_alone(mut self, directory: &Path) -> Result<HubSettings, Wrongs> {
+        let health = self.health.take();
         let Self { name, certificate, key, client_ca, .. } = &self;
         let mut wrongs = Wrongs::default();
         if name.is_none() {
@@ -87,8 +93,16 @@ impl RawHubSettings {
                 );
             }
         }
+        let health = health.and_then(|text| {
+            let parsed = text.parse().map_err(|_| {
+                let why = format!("health: {text:?} is no ADDRESS:PORT such as 127.0.0.1:7445");
+                wrongs.add("health", why);
+            });
+            parsed.ok()
+        });
         let none = PathBuf::new;
         let checked = self.check(&Settings::new(none(), none(), none()), directory);
+        let checked = checked.map(|settings| HubSettings { health, ..settings });
         match checked {
             Ok(settings) => wrongs.end(settings),
             Err(more) => {
@@ -103,8 +117,14 @@ impl RawHubSettings {
     /// # Errors
     /// Every wrong value, by its path below the section.
     pub fn check(self, agents: &Settings, directory: &Path) -> Result<HubSettings, Wrongs> {
-        let Self { listen, name, certificate, key, client_ca, connections, handshakes } = self;
+        let Self { listen, name, certificate, key, client_ca, health, connections, handshakes } =
+            self;
         let mut wrongs = Wrongs::default();
+        if health.is_some() {
+            let why =
+                "health: it is for a hub without a database; here `/readyz` of the API says it";
+            wrongs.add("health", why);
+        }
         let parsed = listen.parse().map_err(|_| {
             let why = format!("listen: {listen:?} is no ADDRESS:PORT such as 0.0.0.0:7444");
             wrongs.add("listen", why);

@@ -17,12 +17,17 @@ use jit_client::{
 use jit_controller::{
     clock::now_ms,
     desk::{self, Desk},
-    fleet::{far, import},
+    fleet::{
+        SignCheckpoint,
+        far::{self, Freshness},
+        import,
+    },
     model::{Host, host::Observed},
     signer::{self, KeySettings, Signer},
     store::{Delivery, Request, Store},
 };
-use jit_proto::uplink::ALPN;
+use jit_proto::{uplink::ALPN, v1};
+use prost::Message as _;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
@@ -73,7 +78,7 @@ impl World {
     }
 
     /// The directory of a hub, with its file.
-    pub(super) fn hub_files(&self, name: &str) -> (PathBuf, SocketAddr) {
+    pub(super) fn hub_files(&self, name: &str) -> (PathBuf, [SocketAddr; 2]) {
         let directory = self.directory.path().join(name);
         fs::create_dir_all(&directory).unwrap();
         let names = Names {
@@ -87,12 +92,13 @@ impl World {
         {
             fs::write(directory.join(file), text).unwrap();
         }
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [address, health] = listeners.map(|listener| listener.local_addr().unwrap());
         let servers: Vec<_> = (0..3).map(|number| self.cluster.url(number)).collect();
         let file = |name| self.cluster.file(name).display().to_string();
         let text = format!(
             "[bus]\nservers = {servers:?}\nnkey = {:?}\nca = {:?}\ncertificate = {:?}\nkey = {:?}\n\
-             [hub]\nname = {name:?}\nlisten = \"{address}\"\ncertificate = \"hub.pem\"\n\
+             [hub]\nname = {name:?}\nlisten = \"{address}\"\nhealth = \"{health}\"\ncertificate = \"hub.pem\"\n\
              key = \"hub.key\"\nclient_ca = \"hosts.pem\"\n",
             file("hub.nk"),
             file("ca.pem"),
@@ -100,18 +106,18 @@ impl World {
             file("client.key"),
         );
         fs::write(directory.join("controller.toml"), text).unwrap();
-        (directory, address)
+        (directory, [address, health])
     }
 
     /// Starts the real program as a hub.
     pub(super) async fn hub(&self, name: &str) -> Hub {
-        let (directory, address) = self.hub_files(name);
+        let (directory, [address, health]) = self.hub_files(name);
         let log = directory.join("log");
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_jit-controller")]);
         command.args(["serve", "--roles", "hub", "--dir"]).arg(&directory);
         command.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
-        let hub = Hub { child: command.spawn().unwrap(), address, log };
+        let hub = Hub { child: command.spawn().unwrap(), address, health, log };
         until(&format!("{name} listens"), async || hub.said().contains("listens to the bus")).await;
         hub
     }
@@ -163,8 +169,26 @@ impl Drop for World {
 }
 
 fn office(cluster: &Cluster, desk: &Desk, signer: &Signer) -> AbortHandle {
-    let running = far::run(desk.clone(), signer.clone(), cluster.settings(Who::Controller));
+    let freshness = Freshness { every: Duration::from_secs(2), sign: unsigned() };
+    let settings = cluster.settings(Who::Controller);
+    let running = far::run(desk.clone(), signer.clone(), settings, Some(freshness));
     tokio::spawn(running).abort_handle()
+}
+
+/// Numbers checkpoints. Nobody verifies here who signs.
+fn unsigned() -> SignCheckpoint {
+    Arc::new(move |wish| {
+        let checkpoint = v1::Checkpoint {
+            epoch: 1,
+            number: u64::try_from(wish.issued_at_ms).unwrap(),
+            issued_at_ms: wish.issued_at_ms,
+            valid_for_ms: 25_000,
+            root: wish.root.into(),
+            hosts: wish.hosts,
+        };
+        let payload = checkpoint.encode_to_vec().into();
+        Box::pin(async move { Ok(v1::Envelope { payload, ..v1::Envelope::default() }) })
+    })
 }
 
 /// The real signer, with a key of each kind.
@@ -186,6 +210,7 @@ async fn signer(directory: &Path) -> Signer {
 pub(super) struct Hub {
     pub(super) child: Child,
     pub(super) address: SocketAddr,
+    pub(super) health: SocketAddr,
     log: PathBuf,
 }
 

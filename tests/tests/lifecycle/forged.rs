@@ -60,7 +60,7 @@ fn what_is_out_of_its_bounds_is_refused_and_nothing_of_it_is_kept() {
         (of(&v1::Checkpoint { issued_at_ms: i64::MAX, ..message(1, 3) }), "not_yet_valid"),
         (of(&ahead), "not_yet_valid"),
         (as_grant(GRANT_TYPE), "bad_type"),
-        (as_grant(CHECKPOINT_TYPE), "unknown_key"),
+        (as_grant(CHECKPOINT_TYPE), "bad_signature"),
         (long(33 * 32, 0), "at most 32"),
         (long(31, 0), "32 bytes"),
         (long(32, most + 32), "at most 10000"),

@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn who_floods_from_many_networks_keeps_no_other_out() {
-        let opened = Opened { hubs: Vec::new(), hub_ca: String::new(), ec2: None, azure: None };
+        let opened = Opened::default();
         let enrolling = Enrolling::new(opened);
         let floods = |calls: usize| {
             let mut let_in = 0;

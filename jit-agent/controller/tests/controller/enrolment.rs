@@ -108,7 +108,7 @@ async fn a_token_counts_as_often_as_it_says_under_a_race(database: Database) {
 async fn who_guesses_tokens_waits_for_nobody_and_keeps_nobody_waiting(database: Database) {
     let store = Store::open(&database.url).await.unwrap();
     let (_, secret) = token(&store, 1).await;
-    let opened = Opened { hubs: Vec::new(), hub_ca: String::new(), ec2: None, azure: None };
+    let opened = Opened::default();
     let asked = |proof: &str| Asked {
         method: Method::Token,
         proof: proof.into(),

@@ -89,7 +89,7 @@ async fn all_hosts_at_two_hubs_hear_a_revocation_of_everything_at_once() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let heard = began.elapsed();
-    let everybody = i64::try_from(count).unwrap();
+    let everybody = i64::from(count);
     until("kept", async || said(&world, &closing, Heard::Delivered).await == everybody).await;
     eprintln!(
         "{count} hosts at two hubs: signed and committed {made:?}, heard by the last {heard:?}, kept {:?}",

@@ -153,7 +153,12 @@ impl HubMaterial {
 
     /// SHA-256 of the certificate, hex.
     pub(crate) fn fingerprint(&self) -> String {
-        self.own.chain.first().and_then(Facts::of).map(|facts| facts.fingerprint).unwrap_or_default()
+        self.own
+            .chain
+            .first()
+            .and_then(Facts::of)
+            .map(|facts| facts.fingerprint)
+            .unwrap_or_default()
     }
 
     /// The last certificate of the file, if it is an authority's.

@@ -131,7 +131,7 @@ fn messages(random: &mut Random) -> Vec<Message> {
             }
         }));
     }
-    all.extend((1..=random.below(4)).map(|version| Message::Policy(policy(version))));
+    all.extend((1..=1 + random.below(3)).map(|version| Message::Policy(policy(version))));
     for source in 1..=BY_ROOT {
         if random.below(2) == 0 {
             all.push(Message::BreakGlass(source));

@@ -86,7 +86,7 @@ struct Signed(BTreeMap<String, Revocation>);
 impl Signed {
     /// Returns whether there are new ones.
     async fn read(&mut self, store: &Store, at_ms: i64) -> Result<bool, StoreError> {
-        let live: BTreeSet<_> = store.live_closings(at_ms).await?.into_iter().collect();
+        let live: BTreeSet<_> = store.signed_closings(at_ms).await?.into_iter().collect();
         self.0.retain(|id, _| live.contains(id));
         let mut new = false;
         for id in live {

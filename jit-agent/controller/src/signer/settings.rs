@@ -220,7 +220,7 @@ mod tests {
         }
         let changes: [(&str, Change); 16] = [
             ("authority.trust_domain", |s| authority(s).trust_domain.push('/')),
-            ("authority.lifetime", |s| authority(s).lifetime = Duration::from_secs(60)),
+            ("authority.lifetime", |s| authority(s).lifetime = Duration::from_secs(59)),
             ("authority.certificates_a_minute", |s| authority(s).certificates_a_minute = 0),
             ("keys", |s| s.keys.clear()),
             ("keys", |s| s.keys.push(s.keys[0].clone())),

@@ -167,6 +167,16 @@ impl Store {
         rows.iter().map(|row| Ok(row.try_get("id")?)).collect()
     }
 
+    /// Ids of all that are signed and have not ended.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn signed_closings(&self, now_ms: i64) -> Result<Vec<String>, StoreError> {
+        let rows = "SELECT id FROM closing WHERE signed_ms > 0 AND keep_until_ms > $1";
+        let rows = query(rows).bind(now_ms).fetch_all(self.pool()).await?;
+        rows.iter().map(|row| Ok(row.try_get("id")?)).collect()
+    }
+
     /// Whether a host that comes may have to hear one.
     ///
     /// # Errors

@@ -208,7 +208,7 @@ async fn look(
     calls: &mut JoinSet<Done>,
 ) -> Result<(), StoreError> {
     let store = office.outbox.store();
-    let live: BTreeSet<_> = store.live_closings(now_ms()).await?.into_iter().collect();
+    let live: BTreeSet<_> = store.signed_closings(now_ms()).await?.into_iter().collect();
     plans.retain(|id, plan| {
         let lives = live.contains(id);
         if !lives {

@@ -83,6 +83,7 @@ const GOALS: &[Goal] = &[
     most("mailboxes", "path and list for each", Of::Value, 30.0),
     most(FLEET, "committed grant to the agent's answer, p99", Of::Value, 10.0),
     most(FLEET, "the call that ends it, to closed on all", Of::Value, 1.0),
+    most(FLEET, "the call that revokes everything", Of::Value, 1.0),
     most(FLEET, "memory of the controller, each agent", Of::Value, 64.0),
     most(FLEET, "killed, to all connected again", Of::Value, 15.0),
     most("lists", "", Of::Value, 50.0),

@@ -53,7 +53,7 @@ pub(crate) fn holds_by(hook: &str, reported: &str) {
     site.write_config(&config.replace("[gate]", "[gate]\nsocket_guard = false"));
     site.serve(80);
     site.start();
-    let (status, code) = site.status();
+    let (status, code) = site.status_when_all_is_well();
     assert_eq!((status["state"].as_str(), code), (Some("enforcing"), 0), "{status:#}");
     for name in ["c0", "s0"] {
         let state = interface(&site, name);

@@ -295,7 +295,7 @@ pins = "{}"
             if code == 0 || Instant::now() > end {
                 return (status, code);
             }
-            println!("not well yet: {}", status["problems"]);
+            println!("not well yet: {:?}", status.get("problems"));
         }
     }
 

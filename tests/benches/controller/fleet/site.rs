@@ -1,18 +1,9 @@
 //! A controller whose hosts dial its hub, and the simulated agents of all of them.
 
-use std::{
-    fs::{self, Permissions},
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
 use jit_agent::config::Config;
-use jit_client::{
-    ca::{Authority, Names},
-    signing::{Algorithm, SigningKey},
-};
+use jit_client::ca::{Authority, Names};
 use jit_controller::{
     model::Host,
     store::{Store, hosts},
@@ -52,7 +43,6 @@ impl Site {
         let ca = read("pki/ca.pem");
         let authority = Authority::from_pem(&ca, &read("pki/ca.key")).unwrap();
         add_hub(&stage, &authority);
-        add_revocation_key(&stage);
         let ids: Vec<_> = (0..count).map(|number| format!("h-{number:05}")).collect();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let url = Store::sqlite_url(&stage.own("controller.db"));
@@ -97,20 +87,6 @@ fn add_hub(stage: &Stage, authority: &Authority) {
     fs::write(&file, text + &hub).unwrap();
 }
 
-/// A key that signs revocations, and nothing else.
-fn add_revocation_key(stage: &Stage) {
-    let random = rustls::crypto::ring::default_provider().secure_random;
-    let key = SigningKey::generate(Algorithm::Ed25519, random).unwrap();
-    let secret = stage.own("closing.key");
-    fs::write(&secret, key.to_pem()).unwrap();
-    fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
-    fs::write(stage.own("closing.pub.pem"), key.public_pem()).unwrap();
-    let file = stage.own("controller.toml");
-    let text = fs::read_to_string(&file).unwrap();
-    let keys = "\n[[signer.revocation_keys]]\nkind = \"pem\"\nfile = \"closing.key\"\n";
-    fs::write(&file, text + keys).unwrap();
-}
-
 /// Puts the hosts in, none of which has an address.
 async fn fill(url: &str, ids: &[String]) -> Store {
     let store = Store::open(url).await.unwrap();
@@ -129,6 +105,6 @@ fn trust(stage: &Stage) -> Config {
     let text = "[host]\nid = \"any\"\n[[port]]\nport = 22\nprotocol = \"tcp\"\n\
                 sources = [\"0.0.0.0/0\"]\n[[signer]]\nid = \"controller\"\n\
                 public_key = \"signer.pub.pem\"\n[[signer]]\nid = \"revocations\"\n\
-                public_key = \"closing.pub.pem\"\nsigns = [\"revocation\"]\n";
+                public_key = \"revocation.pub.pem\"\nsigns = [\"revocation\"]\n";
     Config::parse(text, &stage.own("agent.toml")).unwrap()
 }

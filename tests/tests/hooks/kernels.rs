@@ -34,7 +34,7 @@ fn the_best_tc_hook_of_the_kernel_holds_and_a_missing_one_is_named() {
     let missing = events(&site, "A005");
     assert_eq!(missing.len(), if lacks { 2 } else { 0 }, "{missing:?}");
     assert!(missing.iter().all(|event| event.contains(NO_TCX)), "{missing:?}");
-    let (status, code) = site.status_when_all_is_well();
+    let (status, code) = site.status_by_the_agent();
     assert_eq!(code, 0, "the next best hook is no failure: {status:#}");
 }
 
@@ -65,7 +65,7 @@ fn a_guard_that_knows_loopback_by_its_addresses_says_so() {
     let mut site = Site::new();
     site.configure_gate("[\"c0\"]", "auto");
     site.start();
-    let guard = site.status().0["socket_guard"].clone();
+    let guard = site.status_by_the_agent().0["socket_guard"].clone();
     assert_eq!(guard["attached"], true, "{guard:#}");
     let note = guard["note"].as_str().unwrap();
     assert_eq!(note.contains("before 5.17"), kernel_lacks(INGRESS_IFINDEX), "{guard:#}");

@@ -17,7 +17,7 @@ const LONG: Duration = Duration::from_secs(600);
 
 /// The state of an interface in `status --json`.
 pub(crate) fn interface(site: &Site, name: &str) -> Value {
-    let (status, _) = site.status();
+    let (status, _) = site.status_by_the_agent();
     let interfaces = status["interfaces"].as_array().unwrap();
     interfaces
         .iter()
@@ -53,7 +53,7 @@ pub(crate) fn holds_by(hook: &str, reported: &str) {
     site.write_config(&config.replace("[gate]", "[gate]\nsocket_guard = false"));
     site.serve(80);
     site.start();
-    let (status, code) = site.status_when_all_is_well();
+    let (status, code) = site.status_by_the_agent();
     assert_eq!((status["state"].as_str(), code), (Some("enforcing"), 0), "{status:#}");
     for name in ["c0", "s0"] {
         let state = interface(&site, name);

@@ -15,7 +15,7 @@ fn a_grant_opens_its_source_alone(hook: &str, reported: &str) {
     site.serve(80);
     assert!(site.client_gets_in(0, 22) && site.stranger_gets_in(1, 22), "open without a gate");
     site.start();
-    let (status, code) = site.status();
+    let (status, code) = site.status_by_the_agent();
     assert_eq!((status["state"].as_str(), code), (Some("enforcing"), 0), "{status:#}");
     for interface in status["interfaces"].as_array().unwrap() {
         assert_eq!(interface["hook"], reported);
@@ -133,7 +133,7 @@ fn observe_mode_counts_and_drops_nothing_and_says_so() {
     site.write_config(&config.replace("[gate]", "[gate]\nmode = \"observe\""));
     site.start();
     assert!(site.stranger_gets_in(0, 22) && site.stranger_gets_in(1, 22));
-    let (status, code) = site.status();
+    let (status, code) = site.status_by_the_agent();
     assert_eq!((status["state"].as_str(), code), (Some("not_enforcing"), 2));
     assert!(status["dropped"]["observed"].as_u64().unwrap() >= 2, "{status:#}");
 }
@@ -196,7 +196,7 @@ fn every_connection_under_a_grant_is_counted_and_reported() {
         .unwrap();
     assert_eq!((granted.reason.as_str(), granted.port), ("granted", 22));
     assert_eq!(granted.grant_id, outcome.grant_id);
-    assert_eq!(site.status().0["grants"][0]["hits"], 1);
+    assert_eq!(site.status_by_the_agent().0["grants"][0]["hits"], 1);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 pub mod confirm;
 pub mod dsse;
+pub mod exact;
 pub mod grant_id;
 mod grant_state;
 pub mod hook;

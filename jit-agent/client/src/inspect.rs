@@ -6,8 +6,9 @@ mod revocation;
 use std::fmt::Write as _;
 
 use jit_proto::{
-    GrantId, PayloadType, PortRange, SourcePrefix, WallTime,
+    GrantId, PortRange, SourcePrefix, WallTime,
     dsse::{MAX_ENVELOPE_BYTES, MAX_SIGNATURES, pre_authentication_encoding},
+    exact,
     payload_type::{CHECKPOINT_TYPE, GRANT_TYPE, POLICY_TYPE, REVOCATION_TYPE},
     v1,
     words::counted,
@@ -244,25 +245,11 @@ impl Inspection {
 /// Decodes the payload, as a host does: wholly, or not at all.
 fn content(envelope: &v1::Envelope) -> Result<Content, String> {
     let v1::Envelope { payload_type, payload, .. } = envelope;
-    let failed =
-        |what: &str| Err(format!("the payload is no {what} that this version knows wholly"));
     match payload_type.as_str() {
-        CHECKPOINT_TYPE => match v1::Checkpoint::decode(payload.as_ref()) {
-            Ok(one) if one.encoded_len() == payload.len() => Ok(Content::Checkpoint(one)),
-            _ => failed(PayloadType::Checkpoint.word()),
-        },
-        GRANT_TYPE => match v1::Grant::decode(payload.as_ref()) {
-            Ok(grant) if grant.encoded_len() == payload.len() => Ok(Content::Grant(grant)),
-            _ => failed(PayloadType::Grant.word()),
-        },
-        POLICY_TYPE => match v1::Policy::decode(payload.as_ref()) {
-            Ok(policy) if policy.encoded_len() == payload.len() => Ok(Content::Policy(policy)),
-            _ => failed(PayloadType::Policy.word()),
-        },
-        REVOCATION_TYPE => match v1::Revocation::decode(payload.as_ref()) {
-            Ok(one) if one.encoded_len() == payload.len() => Ok(Content::Revocation(one)),
-            _ => failed(PayloadType::Revocation.word()),
-        },
+        CHECKPOINT_TYPE => exact::decode("jit.v1.Checkpoint", payload).map(Content::Checkpoint),
+        GRANT_TYPE => exact::decode("jit.v1.Grant", payload).map(Content::Grant),
+        POLICY_TYPE => exact::decode("jit.v1.Policy", payload).map(Content::Policy),
+        REVOCATION_TYPE => exact::decode("jit.v1.Revocation", payload).map(Content::Revocation),
         _ => Err("its payload type is not that of grants, policies, revocations or checkpoints"
             .to_owned()),
     }

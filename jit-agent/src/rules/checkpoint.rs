@@ -5,8 +5,7 @@
 
 use std::time::Duration;
 
-use jit_proto::{PayloadType, Refusal, WallTime, merkle::Hash, v1};
-use prost::Message as _;
+use jit_proto::{PayloadType, Refusal, WallTime, exact, merkle::Hash, v1};
 
 use crate::rules::{
     clock::{Now, SKEW},
@@ -74,15 +73,7 @@ pub fn verify_counting(
 }
 
 fn read(payload: &[u8]) -> Result<Stamp, String> {
-    let message = v1::Checkpoint::decode(payload)
-        .map_err(|error| format!("the signed payload is not a jit.v1.Checkpoint: {error}"))?;
-    if message.encoded_len() != payload.len() {
-        return Err(
-            "the payload has fields that this version does not know, or is not minimally encoded"
-                .into(),
-        );
-    }
-    stamp(&message)
+    stamp(&exact::decode("jit.v1.Checkpoint", payload)?)
 }
 
 /// What a message says.
@@ -132,6 +123,7 @@ pub fn message(stamp: &Stamp) -> v1::Checkpoint {
 mod tests {
     use ed25519_dalek::{Signer as _, SigningKey};
     use jit_proto::dsse::pre_authentication_encoding;
+    use prost::Message as _;
 
     use super::*;
     use crate::rules::mandate::Mandate;

@@ -10,7 +10,7 @@ use std::{num::NonZeroU32, sync::Arc};
 
 use jit_common::{MAX_CONNECTIONS, PortKey, Protocol};
 use jit_proto::{
-    GrantId, PayloadType, PortRange, Refusal, Sessions, SourcePrefix, WallTime,
+    GrantId, PayloadType, PortRange, Refusal, Sessions, SourcePrefix, WallTime, exact,
     text::{MAX_NAME_BYTES, MAX_TEXT_BYTES},
     v1,
 };
@@ -284,19 +284,10 @@ fn is_for(grant: &VerifiedGrant, hosts: &[String], host: &str) -> bool {
     !host.is_empty() && hosts.iter().any(|name| name == host)
 }
 
-/// Reads the payload (docs/grants.md, step `decode`); returns the hosts that it names, too. The length check refuses fields that this
-/// version does not know (a newer field could narrow the grant, and to ignore it would open more
-/// than was signed) and padded varints.
+/// Reads the payload (docs/grants.md, step `decode`); returns the hosts that it names, too.
 fn decode(payload: &[u8], signed: Arc<Signed>) -> Result<(VerifiedGrant, Vec<String>), Refused> {
     let malformed = |detail: String| Refused::new(Refusal::Malformed, detail);
-    let message = v1::Grant::decode(payload)
-        .map_err(|error| malformed(format!("the signed payload is not a jit.v1.Grant: {error}")))?;
-    if message.encoded_len() != payload.len() {
-        return Err(malformed(
-            "the payload has fields that this version does not know, or is not minimally encoded"
-                .into(),
-        ));
-    }
+    let message: v1::Grant = exact::decode("jit.v1.Grant", payload).map_err(malformed)?;
     let id = GrantId::from_bytes(&message.id)
         .ok_or_else(|| malformed(format!("id has {} bytes, not 16", message.id.len())))?;
     let malformed = |detail: String| Refused::new(Refusal::Malformed, detail).of(id);

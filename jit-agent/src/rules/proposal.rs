@@ -5,8 +5,7 @@
 
 use std::time::Duration;
 
-use jit_proto::{PayloadType, PortSection, Refusal, WallTime, text, v1};
-use prost::Message as _;
+use jit_proto::{PayloadType, PortSection, Refusal, WallTime, exact, text, v1};
 use sha2::{Digest as _, Sha256};
 
 use crate::rules::{
@@ -213,19 +212,10 @@ pub fn reread(
     decode(&envelope.payload, &signers, host)
 }
 
-/// Reads the payload (docs/grants.md, steps `decode` to `host`). `grant` says why the length must
-/// be the same.
+/// Reads the payload (docs/grants.md, steps `decode` to `host`).
 fn decode(payload: &[u8], signers: &[&Signer], host: &str) -> Result<VerifiedPolicy, Refused> {
     let malformed = |detail: String| Refused::new(Refusal::Malformed, detail);
-    let message = v1::Policy::decode(payload).map_err(|error| {
-        malformed(format!("the signed payload is not a jit.v1.Policy: {error}"))
-    })?;
-    if message.encoded_len() != payload.len() {
-        return Err(malformed(
-            "the payload has fields that this version does not know, or is not minimally encoded"
-                .into(),
-        ));
-    }
+    let message: v1::Policy = exact::decode("jit.v1.Policy", payload).map_err(malformed)?;
     Ok(VerifiedPolicy {
         proposal: Proposal::new(message, host)?,
         signers: signers.iter().map(|signer| signer.id.clone()).collect(),

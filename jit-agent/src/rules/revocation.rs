@@ -8,11 +8,10 @@
 use std::collections::BTreeSet;
 
 use jit_proto::{
-    GrantId, PayloadType, Refusal, WallTime,
+    GrantId, PayloadType, Refusal, WallTime, exact,
     text::{self, MAX_NAME_BYTES, MAX_TEXT_BYTES},
     v1,
 };
-use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::rules::{
@@ -147,18 +146,9 @@ pub fn verify_counting(
     read(&envelope.payload, &opened.signers, host)
 }
 
-/// Reads the payload. `grant` says why the length must be the same.
 fn read(payload: &[u8], signers: &[&Signer], host: &str) -> Result<VerifiedRevocation, Refused> {
     let malformed = |detail: String| Refused::new(Refusal::Malformed, detail);
-    let message = v1::Revocation::decode(payload).map_err(|error| {
-        malformed(format!("the signed payload is not a jit.v1.Revocation: {error}"))
-    })?;
-    if message.encoded_len() != payload.len() {
-        return Err(malformed(
-            "the payload has fields that this version does not know, or is not minimally encoded"
-                .into(),
-        ));
-    }
+    let message: v1::Revocation = exact::decode("jit.v1.Revocation", payload).map_err(malformed)?;
     let v1::Revocation {
         hosts,
         every_host,

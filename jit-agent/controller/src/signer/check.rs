@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use jit_proto::{GrantId, dsse::MAX_ENVELOPE_BYTES, v1};
+use jit_proto::{GrantId, dsse::MAX_ENVELOPE_BYTES, exact, v1};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
@@ -95,9 +95,9 @@ pub(super) fn policy(payload: &[u8], limits: &Limits, now_ms: i64) -> Result<(),
     if payload.len() > MAX_ENVELOPE_BYTES {
         return refuse("malformed", format!("a policy has at most {MAX_ENVELOPE_BYTES} bytes"));
     }
-    let policy = match v1::Policy::decode(payload) {
-        Ok(policy) if policy.encode_to_vec() == payload => policy,
-        _ => return refuse("malformed", "it is no policy, or it has fields that are unknown here"),
+    let policy: v1::Policy = match exact::decode("jit.v1.Policy", payload) {
+        Ok(policy) => policy,
+        Err(why) => return refuse("malformed", why),
     };
     if policy.hosts.is_empty() || policy.version == 0 || policy.author.is_empty() {
         return refuse("malformed", "a policy has hosts, a version and an author");

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use jit_proto::{
     GrantId,
     dsse::MAX_ENVELOPE_BYTES,
+    exact,
     text::{self, MAX_NAME_BYTES, MAX_TEXT_BYTES},
     v1,
 };
-use prost::Message as _;
 
 use super::{
     check::{MAX_AGE_MS, SKEW_MS},
@@ -38,13 +38,7 @@ pub(super) fn check(payload: &[u8], now_ms: i64) -> Result<Closes, Refused> {
         let most = MAX_ENVELOPE_BYTES - AROUND;
         return Err(malformed(format!("a revocation has at most {most} bytes")));
     }
-    let message = match v1::Revocation::decode(payload) {
-        Ok(message) if message.encode_to_vec() == payload => message,
-        _ => {
-            let why = "it is no revocation, or it has fields that are unknown here";
-            return Err(malformed(why.to_owned()));
-        }
-    };
+    let message: v1::Revocation = exact::decode("jit.v1.Revocation", payload).map_err(malformed)?;
     text::check("author", &message.author, MAX_NAME_BYTES).map_err(malformed)?;
     text::check("reason", &message.reason, MAX_TEXT_BYTES).map_err(malformed)?;
     check_hosts(&message).map_err(malformed)?;
@@ -110,6 +104,8 @@ fn check_grants(message: &v1::Revocation) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
 
     const NOW: i64 = 1_803_888_060_000;

@@ -552,7 +552,7 @@ mod tests {
         let mut unknown = grant().encode_to_vec();
         unknown.extend([0xf8, 0x07, 0x01]);
         let unknown = inspect(&seal(GRANT_TYPE, unknown, &[]).unwrap(), &[], NOW);
-        assert!(unknown.content.is_none() && unknown.malformed[0].contains("wholly"));
+        assert!(unknown.content.is_none() && unknown.malformed[0].contains("does not know"));
         let other = inspect(&seal("text/plain", b"x".to_vec(), &[]).unwrap(), &[], NOW);
         assert!(other.malformed[0].contains("payload type"));
         assert!(Inspection::of(b"\xff", &[], NOW).is_err());

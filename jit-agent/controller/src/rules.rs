@@ -141,7 +141,19 @@ impl Rules {
     /// For `initiate` and `auto_approve` it depends on what is asked for: yes means that there is
     /// something that it may ask for, as far as the rules can say without a proposal.
     pub fn may(&self, account: &Account, action: Action, host: &Host, now_ms: i64) -> bool {
-        people::may(&self.0, account, action, host, now_ms)
+        self.barred(account, action, [host], now_ms).is_none()
+    }
+
+    /// The id of a host on which an account may not do this; `None`: it may on all. Hosts that no rule
+    /// distinguishes are judged once.
+    pub fn barred<'h>(
+        &self,
+        account: &Account,
+        action: Action,
+        hosts: impl IntoIterator<Item = &'h Host>,
+        now_ms: i64,
+    ) -> Option<String> {
+        people::barred(&self.0, account, action, hosts, now_ms)
     }
 
     /// Who can agree to a proposal: members of the groups that its verdict needs, who may `approve` on

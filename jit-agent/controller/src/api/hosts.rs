@@ -269,11 +269,11 @@ pub(super) async fn configures(
     now_ms: i64,
 ) -> Result<(), Failure> {
     let sight = Sight::new(state, account, now_ms).await?;
-    match hosts.iter().find(|host| !sight.may(Action::Configure, host)) {
+    match sight.barred(Action::Configure, hosts.iter().copied()) {
         None => Ok(()),
         Some(host) => Err(Failure::new(
             Word::Forbidden,
-            format!("the rules do not let {} configure {}", account.name, host.id),
+            format!("the rules do not let {} configure {host}", account.name),
         )),
     }
 }

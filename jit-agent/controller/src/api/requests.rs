@@ -289,7 +289,7 @@ async fn may_end(
 ) -> Result<bool, Failure> {
     let sight = Sight::new(state, account, now_ms).await?;
     let hosts = state.store().hosts_by_id(&request.proposal.hosts).await?;
-    Ok(hosts.iter().all(|known| sight.may(Action::Revoke, &known.host)))
+    Ok(sight.barred(Action::Revoke, hosts.iter().map(|known| &known.host)).is_none())
 }
 
 /// Until when a call waits.

@@ -62,10 +62,23 @@ impl<'s> Sight<'s> {
 
     /// Whether it may do this on a host. Administrators may read and configure everywhere.
     pub(crate) fn may(&self, action: Action, host: &Host) -> bool {
-        let by_office = matches!(action, Action::Configure | Action::Read) && self.sees_all();
-        let by_rules = |rules: &Rules| rules.may(self.account, action, host, self.now_ms);
+        self.barred(action, [host]).is_none()
+    }
+
+    /// The id of a host on which it may not; `None`: it may on all of them.
+    pub(crate) fn barred<'h>(
+        &self,
+        action: Action,
+        hosts: impl IntoIterator<Item = &'h Host>,
+    ) -> Option<String> {
         // The office first: lists of administrators ask for each of thousands of hosts.
-        by_office || self.rules.as_ref().is_some_and(by_rules)
+        if matches!(action, Action::Configure | Action::Read) && self.sees_all() {
+            return None;
+        }
+        match &self.rules {
+            Some(rules) => rules.barred(self.account, action, hosts, self.now_ms),
+            None => hosts.into_iter().next().map(|host| host.id.clone()),
+        }
     }
 
     /// Whether it sees a host.

@@ -247,10 +247,8 @@ impl Desk {
         }
         let hosts = self.hosts_to_close(close).await?;
         let rules = self.rules().await?;
-        if let Some(closed) =
-            hosts.iter().find(|host| !rules.may(who, Action::Revoke, host, now_ms))
-        {
-            let detail = format!("the rules do not let you revoke on {}", closed.id);
+        if let Some(closed) = rules.barred(who, Action::Revoke, &hosts, now_ms) {
+            let detail = format!("the rules do not let you revoke on {closed}");
             return Err(self.refuse(who, "", "not_permitted", detail, now_ms).await);
         }
         let order = RevocationOrder {

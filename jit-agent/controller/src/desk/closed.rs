@@ -44,7 +44,9 @@ impl Desk {
         }
         closings::answered(&mut tx, &last).await?;
         for (closing, requests) in parts {
-            closings::close_deliveries(&mut tx, &closing.id, now_ms).await?;
+            let of_it = last.iter().filter(|one| one.closing == closing.id);
+            let hosts: Vec<_> = of_it.map(|one| one.host.as_str()).collect();
+            closings::close_deliveries_of(&mut tx, &closing.id, &hosts, now_ms).await?;
             close::restate(&mut tx, &requests, now_ms).await?;
             if closings::complete(&mut tx, &closing.id, now_ms).await? {
                 let took_ms = now_ms.saturating_sub(closing.message.issued_before_ms);

@@ -9,7 +9,7 @@ use crate::{
     audit::{self, Code, Record},
     model::{Account, Decision, Needs, Ruling, State, Verdict},
     rules::{Action, Eligible},
-    store::{Request, StoredHost, accounts, requests},
+    store::{Request, accounts, requests},
 };
 
 /// Why somebody may not decide: a stable word, and a sentence.
@@ -48,8 +48,8 @@ impl Desk {
             return Err(self.refuse(who, id, "already_decided", detail, now_ms).await);
         }
         let groups = groups(who, &request, now_ms);
-        let may = |host: &StoredHost| rules.may(who, Action::Approve, &host.host, now_ms);
-        let closed = hosts.iter().find(|host| !may(host)).map(|host| host.host.id.clone());
+        let known = hosts.iter().map(|known| &known.host);
+        let closed = rules.barred(who, Action::Approve, known, now_ms);
         if let Err((word, detail)) = judge(who, &request, &groups, closed, hash, now_ms) {
             drop(tx);
             return Err(self.refuse(who, id, word, detail, now_ms).await);

@@ -129,11 +129,11 @@ impl Desk {
         }
         let rules = self.rules().await?;
         let hosts = self.store().hosts_by_id(&request.proposal.hosts).await?;
-        let closed = hosts.iter().find(|host| !rules.may(who, Action::Revoke, &host.host, now_ms));
-        match closed {
+        let hosts = hosts.iter().map(|known| &known.host);
+        match rules.barred(who, Action::Revoke, hosts, now_ms) {
             None => Ok(()),
-            Some(host) => {
-                let detail = format!("the rules do not let you revoke on {}", host.host.id);
+            Some(closed) => {
+                let detail = format!("the rules do not let you revoke on {closed}");
                 Err(self.refuse(who, id, "not_permitted", detail, now_ms).await)
             }
         }

@@ -136,12 +136,12 @@ impl Desk {
         let grant = self.store().grant(grant_id).await?;
         let grant = grant.ok_or_else(|| DeskError::NotFound(format!("grant {grant_id}")))?;
         let rules = self.rules().await?;
-        for known in self.hosts(&grant.part.hosts).await? {
-            if !rules.may(who, Action::Approve, &known.host, now_ms) {
-                let detail = format!("the rules do not let you approve for {}", known.host.id);
-                let word = "not_eligible";
-                return Err(self.refuse(who, &grant.request, word, detail, now_ms).await);
-            }
+        let hosts = self.hosts(&grant.part.hosts).await?;
+        let hosts = hosts.iter().map(|known| &known.host);
+        if let Some(closed) = rules.barred(who, Action::Approve, hosts, now_ms) {
+            let detail = format!("the rules do not let you approve for {closed}");
+            let word = "not_eligible";
+            return Err(self.refuse(who, &grant.request, word, detail, now_ms).await);
         }
         self.add(who, grant_id, approval, Some(party), now_ms).await
     }

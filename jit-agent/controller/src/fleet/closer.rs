@@ -19,7 +19,7 @@ use tokio::{
         mpsc::{Receiver, Sender, channel},
     },
     task::{AbortHandle, Id, JoinError, JoinSet},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 use super::{
@@ -45,9 +45,14 @@ const ROOM_KIB: usize = 64 * 1024;
 const SMALL_KIB: u32 = 4;
 /// Hosts whose duty is read at once.
 const READS: usize = 4;
-/// Answers that wait to be written, and the most of one transaction.
+/// Answers that wait to be written, those that are taken together, and the most of one transaction.
 const WAITING: usize = 4096;
+const TOGETHER: usize = 16_384;
 const BATCH: usize = 1024;
+/// Answers are written when none has come for this time, and after this time at the latest: while a fleet
+/// hears that something ends, nothing else takes the processor.
+const QUIET: Duration = Duration::from_millis(50);
+const WRITTEN: Duration = Duration::from_secs(1);
 /// Longest sentence of a host that is kept, characters.
 const MAX_TEXT: usize = 500;
 /// Refusals that are about the host at this moment: it is asked again soon.
@@ -93,13 +98,24 @@ pub(super) fn open() -> (Sender<ClosingAnswer>, Receiver<ClosingAnswer>) {
 
 /// Writes answers until nobody is left who could have one.
 pub(super) async fn write(desk: Desk, mut answers: Receiver<ClosingAnswer>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while answers.recv_many(&mut batch, BATCH).await > 0 {
-        while let Err(error) = desk.closed(&batch, now_ms()).await {
-            tracing::warn!(%error, answers = batch.len(), "answers to revocations are not stored yet");
-            sleep(Duration::from_secs(1)).await;
+    let mut together = Vec::new();
+    while answers.recv_many(&mut together, TOGETHER).await > 0 {
+        let latest = Instant::now() + WRITTEN;
+        while together.len() < TOGETHER {
+            let more = answers.recv_many(&mut together, TOGETHER);
+            match timeout_at(latest.min(Instant::now() + QUIET), more).await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => break,
+            }
         }
-        batch.clear();
+        for batch in together.chunks(BATCH) {
+            while let Err(error) = desk.closed(batch, now_ms()).await {
+                let answers = batch.len();
+                tracing::warn!(%error, answers, "answers to revocations are not stored yet");
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
+        together.clear();
     }
 }
 
@@ -254,9 +270,7 @@ impl Closer {
     /// Sends it to a host, if that is connected.
     fn begin(&mut self, notice: &Arc<Notice>, host: String) {
         let found = self.shared.roster.find(&host);
-        let Some((_, link)) = found.filter(|(_, link)| matches!(link.line(), Line::Up(_))) else {
-            return;
-        };
+        let Some((_, link)) = found.filter(|(_, link)| link.is_up()) else { return };
         let place = (notice.id.clone(), host);
         let call = Call {
             shared: Arc::clone(&self.shared),
@@ -348,6 +362,7 @@ impl Call {
                 ..=SMALL_KIB => None,
                 kib => self.room.acquire_many(kib).await.ok(),
             };
+            self.link.ends();
             let answered = agent.revoke(self.notice.request.clone()).await;
             drop(room);
             match judge(answered) {

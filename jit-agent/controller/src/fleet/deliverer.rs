@@ -293,6 +293,9 @@ impl Task {
 
     async fn revoke(&self, mut agent: Agent, rows: &[Delivery]) -> Vec<Heard> {
         let mut heard = Vec::new();
+        if let Some(link) = &self.link {
+            link.ends();
+        }
         for (number, row) in rows.iter().enumerate() {
             let id: Option<GrantId> = row.grant_id.parse().ok();
             let Some(id) = id else {

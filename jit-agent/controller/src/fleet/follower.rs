@@ -13,7 +13,7 @@ use super::{
     compare::{Said, compare},
     connection::{Boot, Connection},
     held::{self, Endings},
-    link::{Line, Link},
+    link::{Line, Link, STORED},
     observe::{self, SignedHead},
     outbox::answered,
     renewal,
@@ -26,7 +26,7 @@ use crate::{
         Answer, Host,
         host::{Alarm, Observed},
     },
-    store::{Delivery, Wanted},
+    store::Delivery,
 };
 
 /// Between attempts to connect.
@@ -57,8 +57,9 @@ pub(super) struct Follower {
     /// How often grants were used, as it was written.
     uses: BTreeMap<String, u64>,
     used_at: Option<Instant>,
-    /// What was ended on the host since it was asked last.
+    /// What was ended on the host since it was asked last, and when it is looked at.
     endings: Endings,
+    look: Option<Instant>,
     /// Why the last connection that the agent has made ended; empty: it has made none.
     ended: String,
     /// The connection of another machine that is this host, too. It stays, and nothing is asked of it.
@@ -88,6 +89,7 @@ impl Follower {
             uses,
             used_at: None,
             endings,
+            look: None,
             ended: String::new(),
             rival: None,
             former: None,
@@ -250,6 +252,14 @@ impl Follower {
                         return end;
                     }
                     due = Instant::now() + every * 3 / 4 + part(every / 2, random());
+                }
+                () = sleep_until(self.look.unwrap_or(due)), if self.look.is_some() => {
+                    self.look = None;
+                    if self.endings.are_news(&self.expected().await) {
+                        due = Instant::now();
+                    } else {
+                        self.endings.clear();
+                    }
                 }
                 () = self.link.doubted() => due = Instant::now(),
                 uplink = self.link.arrival() => {
@@ -454,22 +464,18 @@ impl Follower {
                 false
             }
             Some(What::Grant(grant)) if held::is_ending(&grant) => {
-                let Some(id) = GrantId::from_bytes(&grant.grant_id) else { return false };
-                let asked = !self.endings.is_empty() || self.is_held(id).await;
-                if asked {
+                if let Some(id) = GrantId::from_bytes(&grant.grant_id) {
                     self.endings.add(id, &grant);
+                    let after = match self.link.just_ended() {
+                        true => STORED + part(STORED, random()),
+                        false => SETTLE,
+                    };
+                    self.look.get_or_insert_with(|| Instant::now() + after);
                 }
-                asked
+                false
             }
             Some(What::Grant(_) | What::Packet(_)) | None => false,
         }
-    }
-
-    /// Whether the host should hold this grant: what the controller itself ended is no news.
-    async fn is_held(&self, id: GrantId) -> bool {
-        let row = self.shared.outbox.store().delivery(&id.to_string(), &self.host.id).await;
-        let held = |row: &Delivery| row.wanted == Wanted::Grant && !row.pending;
-        row.is_ok_and(|row| row.as_ref().is_some_and(held))
     }
 
     /// A grant that was scheduled has begun.

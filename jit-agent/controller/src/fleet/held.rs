@@ -24,23 +24,31 @@ const LONGEST: usize = 300;
 
 /// Who ended which grants on the host, in words, since the host was asked last.
 #[derive(Debug, Default)]
-pub(super) struct Endings(BTreeMap<GrantId, String>);
+pub(super) struct Endings {
+    known: BTreeMap<GrantId, String>,
+    /// There were more than have room.
+    more: bool,
+}
 
 impl Endings {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
     }
 
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
+    /// Whether one of them may be of these, which the host should hold. What the controller itself ended is
+    /// no news.
+    pub(super) fn are_news(&self, expected: &[Delivery]) -> bool {
+        let ended = |one: &Delivery| one.grant_id.parse().is_ok_and(|id| self.known.contains_key(&id));
+        expected.iter().any(|one| self.more || ended(one))
     }
 
     /// Remembers an event, if there is room: without it the sentence only says less.
     pub(super) fn add(&mut self, id: GrantId, event: &v1::GrantEvent) {
-        if self.0.len() < MOST {
+        self.more = self.known.len() >= MOST;
+        if !self.more {
             let why = if event.detail.is_empty() { "" } else { ": " };
             let text = format!("{} on the host by {}{why}{}", event.kind, event.by, event.detail);
-            self.0.insert(id, clean(&text, LONGEST));
+            self.known.insert(id, clean(&text, LONGEST));
         }
     }
 }
@@ -83,7 +91,7 @@ pub(super) fn fates(
 fn fate(one: &Delivery, state: Option<&State>, endings: &Endings) -> Option<Heard> {
     let said = || {
         let id: Option<GrantId> = one.grant_id.parse().ok();
-        id.and_then(|id| endings.0.get(&id)).cloned()
+        id.and_then(|id| endings.known.get(&id)).cloned()
     };
     let (word, otherwise) = match state {
         Some(State::Revoked) => ("revoked", "it was ended on the host"),

@@ -17,6 +17,8 @@ use super::connection::Connection;
 
 /// Connections of the agent that wait for the follower, at most: the older ones are closed.
 const ARRIVALS: usize = 2;
+/// What was ended on thousands of hosts at once is stored within this time.
+pub(super) const STORED: Duration = Duration::from_secs(5);
 /// An alarm is written within this time.
 const WRITTEN: Duration = Duration::from_secs(5);
 
@@ -47,6 +49,8 @@ pub(super) struct Link {
     made: AtomicU64,
     /// Two machines are this host: when that was seen last.
     disputed: Mutex<Option<Instant>>,
+    /// When the controller ended something there last.
+    ends: Mutex<Option<Instant>>,
 }
 
 impl Default for Link {
@@ -61,6 +65,7 @@ impl Default for Link {
             renewed: Notify::new(),
             made: AtomicU64::new(0),
             disputed: Mutex::default(),
+            ends: Mutex::default(),
         }
     }
 }
@@ -85,6 +90,10 @@ impl Link {
             self.made.fetch_add(1, Ordering::Relaxed);
         }
         self.line.send_replace(line);
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        matches!(*self.line.borrow(), Line::Up(_))
     }
 
     pub(super) fn is_down(&self) -> bool {
@@ -160,6 +169,17 @@ impl Link {
     /// Whether that has to be asked at all.
     pub(super) fn may_be_disputed(&self) -> bool {
         self.disputed.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// The controller ends something there now.
+    pub(super) fn ends(&self) {
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether that is so short ago that the store may not have all of it yet.
+    pub(super) fn just_ended(&self) -> bool {
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.is_some_and(|at| at.elapsed() < STORED)
     }
 
     /// Asks for an attempt now.

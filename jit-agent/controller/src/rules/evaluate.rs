@@ -38,7 +38,7 @@ pub(super) struct Class {
 
 impl Inner {
     /// Puts hosts together that no rule distinguishes.
-    pub(super) fn classes(&self, hosts: &[Host]) -> Vec<Class> {
+    pub(super) fn classes<'h>(&self, hosts: impl IntoIterator<Item = &'h Host>) -> Vec<Class> {
         let mut classes: BTreeMap<Look, Vec<String>> = BTreeMap::new();
         for host in hosts {
             classes.entry(self.reach.look(host)).or_default().push(host.id.clone());
@@ -260,7 +260,7 @@ mod tests {
             "{DEFAULT}permit (principal, action == Action::\"read\", resource in HostGroup::\"a::b\") \
              when {{ resource.hasTag(resource.id) && resource in HostGroup::\"web\" }};"
         ));
-        let classes = all.0.classes(&[host]);
+        let classes = all.0.classes([&host]);
         let look = &classes[0].look;
         assert_eq!((look.id.is_some(), look.labels.len(), look.groups.len()), (true, 2, 2));
         let entities = entities([&account], &classes).unwrap();

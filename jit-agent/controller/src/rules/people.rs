@@ -2,9 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cedar_policy::Entities;
 use serde::Serialize;
 
-use super::{Action, Inner, evaluate};
+use super::{
+    Action, Inner,
+    evaluate::{self, Class},
+};
 use crate::model::{Account, Host, Proposal, Verdict};
 
 /// A person who can agree to a proposal.
@@ -19,25 +23,34 @@ pub struct Eligible {
     pub groups: BTreeSet<String>,
 }
 
-/// [`super::Rules::may`]
-pub(super) fn may(
+/// [`super::Rules::barred`]
+pub(super) fn barred<'h>(
     rules: &Inner,
     account: &Account,
     action: Action,
-    host: &Host,
+    hosts: impl IntoIterator<Item = &'h Host>,
+    now_ms: i64,
+) -> Option<String> {
+    let classes = rules.classes(hosts);
+    let entities = evaluate::entities([account], &classes).ok().filter(|_| !account.disabled);
+    let may = |class: &&Class| {
+        entities.as_ref().is_some_and(|all| may(rules, account, action, class, all, now_ms))
+    };
+    let barred = classes.iter().find(|class| !may(class))?;
+    barred.hosts.first().cloned()
+}
+
+fn may(
+    rules: &Inner,
+    account: &Account,
+    action: Action,
+    class: &Class,
+    entities: &Entities,
     now_ms: i64,
 ) -> bool {
-    if account.disabled {
-        return false;
-    }
-    let classes = rules.classes(std::slice::from_ref(host));
-    let (Some(class), Ok(entities)) = (classes.first(), evaluate::entities([account], &classes))
-    else {
-        return false;
-    };
     let principal = evaluate::user(account);
     let ask = |request: Result<_, String>| {
-        request.map(|request| rules.ask(&request, &entities)).unwrap_or_default()
+        request.map(|request| rules.ask(&request, entities)).unwrap_or_default()
     };
     match action {
         Action::Approve | Action::Configure | Action::Read | Action::Revoke => {
@@ -100,7 +113,7 @@ pub(super) fn eligible(
     // Nobody is asked about nothing.
     let may_everywhere = |account: &Account| {
         let principal = evaluate::user(account);
-        let may = |class: &evaluate::Class| {
+        let may = |class: &Class| {
             evaluate::question(&principal, Action::Approve, &class.uid, &moment)
                 .is_ok_and(|request| rules.ask(&request, &entities).allowed)
         };
@@ -238,6 +251,11 @@ mod tests {
         let may = |groups: &[&str], action, host: &Host| {
             rules.may(&account("li", groups), action, host, NOW)
         };
+        let (li, vault) = (account("li", &["sre"]), host("vault", &[]));
+        let barred =
+            |hosts: &[&Host]| rules.barred(&li, Action::Revoke, hosts.iter().copied(), NOW);
+        assert_eq!(barred(&[&dev, &vault, &prod]), Some("vault".to_owned()));
+        assert_eq!((barred(&[&dev, &prod]), barred(&[])), (None, None));
         for (groups, action, host, answer) in [
             (&["admins"][..], Action::Configure, &prod, true),
             (&["sre"], Action::Configure, &prod, false),

@@ -23,6 +23,14 @@ const OF_HOST: &str = "SELECT * FROM closing WHERE signed_ms > 0 AND keep_until_
                        AND (every_host = 1 OR EXISTS (SELECT 1 FROM closing_target AS target \
                        WHERE target.closing = closing.id AND target.host = $1))";
 
+/// Ends, at the moment `$2`, deliveries that say what the closing `$1` says.
+const CLOSE_DELIVERIES: &str = "UPDATE delivery SET pending = 0, answer = 'closed', word = 'ok', \
+                                detail = '', trouble = '', trouble_since_ms = 0, answered_ms = $2 \
+                                WHERE wanted = 'revoke' AND pending = 1 AND grant_id IN \
+                                (SELECT grant_id FROM closing_grant WHERE closing = $1)";
+/// Hosts that have carried out the closing `$1`.
+const DELIVERED: &str = "SELECT host FROM closing_host WHERE closing = $1 AND answer = 'delivered'";
+
 /// A revocation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Closing {
@@ -435,13 +443,30 @@ pub async fn revoke_grant(
 /// # Errors
 /// Those of the database.
 pub async fn close_deliveries(tx: &mut Tx, id: &str, now_ms: i64) -> Result<(), StoreError> {
-    let update = "UPDATE delivery SET pending = 0, answer = 'closed', word = 'ok', detail = '', \
-                  trouble = '', trouble_since_ms = 0, answered_ms = $2 \
-                  WHERE wanted = 'revoke' AND pending = 1 \
-                  AND grant_id IN (SELECT grant_id FROM closing_grant WHERE closing = $1) \
-                  AND host IN (SELECT host FROM closing_host WHERE closing = $1 \
-                  AND answer = 'delivered')";
+    let update = AssertSqlSafe(format!("{CLOSE_DELIVERIES} AND host IN ({DELIVERED})"));
     query(update).bind(id).bind(now_ms).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// The same for these hosts, of those that have carried it out: of thousands, some answer at a time.
+///
+/// # Errors
+/// Those of the database.
+pub async fn close_deliveries_of(
+    tx: &mut Tx,
+    id: &str,
+    hosts: &[&str],
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    for some in hosts.chunks(ROWS) {
+        let places: Vec<_> = (3..some.len() + 3).map(|place| format!("${place}")).collect();
+        let update = AssertSqlSafe(format!(
+            "{CLOSE_DELIVERIES} AND host IN ({}) AND host IN ({DELIVERED})",
+            places.join(", ")
+        ));
+        let update = query(update).bind(id).bind(now_ms);
+        some.iter().fold(update, |update, host| update.bind(*host)).execute(&mut **tx).await?;
+    }
     Ok(())
 }
 

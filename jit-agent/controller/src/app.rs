@@ -184,13 +184,14 @@ fn start(
             &config.agents,
             sign_policy(signer.cloned(), &config.file),
         )?),
-        false => None,
+        false => over_bus(config, desk, signer)?,
     };
     if let Some(fleet) = &fleet {
         tasks.spawn(fleet_ended(fleet.clone()));
         tasks.spawn(defender::provision(desk.clone(), fleet.clone()));
     }
     if let (Some(fleet), Some(signer), Some(freshness)) = (&fleet, signer, &config.signer.freshness)
+        && roles.contains(&Role::Hub)
     {
         let (fleet, every) = (fleet.clone(), freshness.every);
         let sign = sign_checkpoint(signer.clone());
@@ -221,19 +222,6 @@ fn start(
             tasks.spawn(issue(desk.clone(), signer.clone()));
         }
         tasks.spawn(tick(desk.clone()));
-        #[cfg(feature = "nats")]
-        if let Some(bus) = config.bus.clone() {
-            far::check_files(&bus).map_err(|error| AppError::File(error.to_string()))?;
-            let (desk, signer) = (desk.clone(), signer.clone());
-            let freshness = config.signer.freshness.as_ref().map(|freshness| {
-                let sign = sign_checkpoint(signer.clone());
-                far::Freshness { every: freshness.every, sign }
-            });
-            tasks.spawn(async move {
-                far::run(desk, signer, bus, freshness).await;
-                "the bus"
-            });
-        }
     }
     let mut server = None;
     if roles.contains(&Role::Api) {
@@ -260,6 +248,34 @@ fn start(
         });
     }
     Ok(Parts { tasks, sealing, forwards, _webhooks: webhooks, _couriers: couriers, server, fleet })
+}
+
+/// The hosts at hubs of the bus, if there is one: who has the signer talks to them.
+#[cfg(feature = "nats")]
+fn over_bus(
+    config: &Config,
+    desk: &Desk,
+    signer: Option<&Signer>,
+) -> Result<Option<Fleet>, AppError> {
+    let Some((bus, signer)) = config.bus.clone().zip(signer) else { return Ok(None) };
+    far::check_files(&bus).map_err(|error| AppError::File(error.to_string()))?;
+    let freshness = config.signer.freshness.as_ref().map(|freshness| {
+        let sign = sign_checkpoint(signer.clone());
+        far::Freshness { every: freshness.every, sign }
+    });
+    let policies = sign_policy(Some(signer.clone()), &config.file);
+    Ok(Some(Fleet::over_bus(desk.clone(), signer.clone(), bus, freshness, policies)))
+}
+
+/// Without the feature there is no bus; the configuration is refused before.
+#[cfg(not(feature = "nats"))]
+#[expect(clippy::unnecessary_wraps, reason = "with the feature it can fail")]
+fn over_bus(
+    _config: &Config,
+    _desk: &Desk,
+    _signer: Option<&Signer>,
+) -> Result<Option<Fleet>, AppError> {
+    Ok(None)
 }
 
 /// Starts who brings messages to chats and people.

@@ -12,6 +12,8 @@
 //! Its acknowledgement only says that it need not be published again at once.
 
 #[cfg(feature = "nats")]
+mod call;
+#[cfg(feature = "nats")]
 mod changes;
 #[cfg(feature = "nats")]
 mod error;
@@ -36,6 +38,7 @@ pub mod subject;
 pub use self::settings::{RawSettings, Settings};
 #[cfg(feature = "nats")]
 pub use self::{
+    call::{Answer, Answers, Ask, Call, Refusal, Said},
     changes::{Change, Changes},
     error::BusError,
     intake::{Received, Reports},

@@ -1,14 +1,16 @@
 //! The hosts: a connection to each, what they answer, and what they must hear.
 //!
-//! A *follower* a host keeps the connection, asks for the status and reads events. The *deliverer* takes
-//! what is due from the outbox. The *closer* brings signed revocations to all hosts at once. The *scribe*
-//! writes what followers saw. The *roller* brings policies to hosts in waves. The *watchman* has followers
-//! for the hosts that there are. Nothing here decides who may get in, and nothing here signs.
+//! A *follower* a host keeps the connection, asks for the status and reads events. The *deliverer*
+//! takes what is due from the outbox. The *closer* brings signed revocations to all hosts at once.
+//! The *scribe* writes what followers saw. The *roller* brings policies to hosts in waves. The
+//! *watchman* has followers for the hosts that there are. Nothing here decides who may get in, and
+//! nothing here signs.
 //!
-//! `uplink` is the hub: it lets agents in that dial, and gives each connection to its host's follower.
-//! With a bus (`[bus]`, docs/bus.md) hubs are processes of their own: `outpost` is such a hub, which has no
-//! database, and `far` is the controller's side of it. `checkpoints` makes what says what each host must
-//! have, and `compare` asks a host whether it has it.
+//! `uplink` is the hub: it lets agents in that dial, and gives each connection to its host's
+//! follower. With a bus (`[bus]`, docs/bus.md) hubs are processes of their own: `outpost` is such a
+//! hub, which has no database, and `far` is the controller's side of it. `reach` is how one host is
+//! called, whichever way. `checkpoints` makes what says what each host must have, and `compare`
+//! asks a host whether it has it.
 
 mod backoff;
 mod checkpoints;
@@ -28,6 +30,7 @@ mod observe;
 mod outbox;
 #[cfg(feature = "nats")]
 pub mod outpost;
+mod reach;
 mod renewal;
 mod roller;
 pub mod rollouts;
@@ -63,11 +66,14 @@ use self::{
     connection::Connection,
     dial::Dialer,
     outbox::Outbox,
+    reach::Reach,
     roster::Roster,
     scribe::Note,
     signed::SignedGrants,
     uplink::{Hub, Reception},
 };
+#[cfg(feature = "nats")]
+use crate::{bus, signer::Signer};
 use crate::{checkpoint::mailboxes::Snapshot, clock::now_ms, desk::Desk, store::ClosingAnswer};
 
 /// Why a policy was not signed.
@@ -96,13 +102,12 @@ pub type SignPolicy = Arc<
 /// What all parts share.
 struct Shared {
     outbox: Outbox,
-    dialer: Dialer,
+    dialer: Arc<Dialer>,
     /// Room for large answers of hosts.
     room: Arc<Budget>,
-    roster: Roster,
+    roster: Arc<Roster>,
     settings: Settings,
     signed: SignedGrants,
-    sign: SignPolicy,
     notes: mpsc::Sender<Note>,
     /// Where answers to revocations go.
     closed: mpsc::Sender<ClosingAnswer>,
@@ -112,18 +117,27 @@ struct Shared {
     wake: Notify,
     /// Hosts may have changed.
     reread: Notify,
-    /// A rollout may have changed.
-    roll: Notify,
     /// The process ends: hosts are left.
     draining: watch::Sender<bool>,
     /// The last checkpoint; `None`: there is none.
     checkpoints: watch::Sender<Option<Arc<Snapshot>>>,
 }
 
+/// What rollouts need.
+struct Rolls {
+    outbox: Outbox,
+    sign: SignPolicy,
+    reach: Reach,
+    /// A rollout may have changed.
+    roll: Notify,
+}
+
 /// The hosts. Clones are of the same; the tasks end with the last one.
 #[derive(Clone)]
 pub struct Fleet {
-    shared: Arc<Shared>,
+    rolls: Arc<Rolls>,
+    /// `None`: hosts are at hubs of the bus.
+    shared: Option<Arc<Shared>>,
     hub: Option<Arc<Hub>>,
     /// Closed when the tasks have ended.
     alive: watch::Receiver<()>,
@@ -183,41 +197,56 @@ impl Fleet {
         let room = Arc::new(Budget::new(settings.answers));
         let (closed, closed_answers) = closer::open();
         let shared = Arc::new(Shared {
-            outbox,
-            dialer: Dialer::new(settings, &room)?,
+            outbox: outbox.clone(),
+            dialer: Arc::new(Dialer::new(settings, &room)?),
             room,
-            roster: Roster::default(),
+            roster: Arc::default(),
             settings: settings.clone(),
             signed: SignedGrants::default(),
-            sign,
             notes,
             closed,
             arrived: Arrived::default(),
             wake: Notify::new(),
             reread: Notify::new(),
-            roll: Notify::new(),
             draining: watch::channel(false).0,
             checkpoints: watch::channel(None).0,
         });
+        let (roster, dialer) = (Arc::clone(&shared.roster), Arc::clone(&shared.dialer));
+        let reach = Reach::Own { roster, dialer };
+        let rolls = Arc::new(Rolls { outbox, sign, reach, roll: Notify::new() });
         let mut parts = JoinSet::new();
         parts.spawn(outbox::run(desk.clone(), answers));
         parts.spawn(closer::write(desk, closed_answers));
         parts.spawn(closer::run(Arc::clone(&shared)));
         parts.spawn(scribe::run(shared.outbox.clone(), noted));
         parts.spawn(deliverer::run(Arc::clone(&shared)));
-        parts.spawn(roller::run(Arc::clone(&shared)));
+        parts.spawn(roller::run(Arc::clone(&rolls)));
         let hub = hub.map(|(hub, listener)| {
             parts.spawn(uplink::run(Arc::clone(&shared), Arc::clone(&hub), listener));
             hub
         });
-        let (living, alive) = watch::channel(());
         let watched = watchman::run(Arc::clone(&shared), parts);
-        let tasks = tokio::spawn(async move {
-            watched.await;
-            drop(living);
-        });
-        let tasks = tasks.abort_handle();
-        Ok(Self { shared, hub, alive, _tasks: Arc::new(Tasks(tasks)) })
+        let (alive, tasks) = lives(watched);
+        Ok(Self { rolls, shared: Some(shared), hub, alive, _tasks: tasks })
+    }
+
+    /// The same for hosts at hubs of the bus: publishes for them, keeps what is reported of them,
+    /// and goes on with rollouts. While the bus is away, everything waits in the store. With
+    /// `freshness` hosts hear of checkpoints.
+    #[cfg(feature = "nats")]
+    pub fn over_bus(
+        desk: Desk,
+        signer: Signer,
+        settings: bus::Settings,
+        freshness: Option<far::Freshness>,
+        sign: SignPolicy,
+    ) -> Self {
+        let (outbox, answers) = Outbox::open(desk.clone());
+        let reach = Reach::Bus(Arc::new(far::calls::Calls::new(desk.store().clone())));
+        let rolls = Arc::new(Rolls { outbox, sign, reach, roll: Notify::new() });
+        let running = far::run(desk, signer, settings, freshness, Arc::clone(&rolls), answers);
+        let (alive, tasks) = lives(running);
+        Self { rolls, shared: None, hub: None, alive, _tasks: tasks }
     }
 
     /// Where agents dial in; `None`: nowhere.
@@ -240,14 +269,22 @@ impl Fleet {
 
     /// Makes a checkpoint in each period, and brings it to all hosts. It does not end by itself.
     pub async fn make_checkpoints(&self, every: Duration, sign: SignCheckpoint) {
-        checkpoints::run(&self.shared.outbox, &self.shared.checkpoints, every, sign).await;
+        match &self.shared {
+            Some(shared) => {
+                checkpoints::run(&shared.outbox, &shared.checkpoints, every, sign).await;
+            }
+            // Over the bus it makes them itself.
+            None => std::future::pending().await,
+        }
     }
 
     /// Leaves all hosts, because the process ends: takes no new connection, begins no new call, and waits
     /// a bounded time for those under way. Agents that have dialled go to another hub, or wait for this
     /// one.
     pub async fn drain(&self) {
-        self.shared.draining.send_replace(true);
+        if let Some(shared) = &self.shared {
+            shared.draining.send_replace(true);
+        }
         if let Some(hub) = &self.hub
             && timeout(DRAIN, hub.uplinks.empty()).await.is_err()
         {
@@ -264,8 +301,10 @@ impl Fleet {
 
     /// Looks at once at hosts and outbox: something was committed.
     pub fn wake(&self) {
-        self.shared.reread.notify_one();
-        self.shared.wake.notify_one();
+        if let Some(shared) = &self.shared {
+            shared.reread.notify_one();
+            shared.wake.notify_one();
+        }
     }
 
     /// Addresses whose packets to a port the host has dropped within this time, and when each was seen
@@ -279,7 +318,7 @@ impl Fleet {
         port: PortRange,
         within_ms: i64,
     ) -> Result<Vec<(IpAddr, i64)>, FleetError> {
-        let mut agent = self.shared.agent(host)?;
+        let mut agent = self.rolls.reach.caller(host).await?;
         let request = v1::DenialsRequest {
             since_ms: now_ms().saturating_sub(within_ms),
             port: Some(port.into()),
@@ -294,6 +333,16 @@ impl Fleet {
         found.sort_by_key(|(_, last_ms)| std::cmp::Reverse(*last_ms));
         Ok(found)
     }
+}
+
+/// Runs the tasks of a fleet. Returns what is closed when they have ended.
+fn lives(running: impl Future<Output = ()> + Send + 'static) -> (watch::Receiver<()>, Arc<Tasks>) {
+    let (living, alive) = watch::channel(());
+    let tasks = tokio::spawn(async move {
+        running.await;
+        drop(living);
+    });
+    (alive, Arc::new(Tasks(tasks.abort_handle())))
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {

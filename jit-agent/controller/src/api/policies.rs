@@ -128,8 +128,8 @@ pub(crate) async fn previewed(
 /// What talks to hosts.
 pub(crate) fn fleet(state: &ApiState) -> Result<&Fleet, Failure> {
     state.fleet().ok_or_else(|| {
-        let why = "this part of the controller does not talk to hosts. With [bus] none does: policies \
-                   do not go over the bus, put them on the hosts (docs/bus.md)";
+        let why = "this part of the controller does not talk to hosts: give the role api to the process \
+                   with the role hub, or, with [bus], with the role signer";
         Failure::new(Word::Unavailable, why)
     })
 }

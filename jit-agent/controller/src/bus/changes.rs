@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{
     Bus, BusError,
-    subject::{self, COMPARISONS, HostTag, MAILBOXES, Place, QUESTIONS},
+    subject::{self, CALLS, COMPARISONS, HostTag, MAILBOXES, Place, QUESTIONS},
 };
 
 /// Longest question, bytes.
@@ -34,6 +34,13 @@ pub enum Change {
         /// What it is asked.
         request: Bytes,
     },
+    /// A host is called ([`Bus::call`]).
+    Call {
+        /// The host.
+        host: HostTag,
+        /// The call.
+        call: Bytes,
+    },
     /// It is asked who has this host ([`Bus::ask_for`]).
     Asked {
         /// The host.
@@ -50,6 +57,7 @@ pub struct Changes {
     subscription: Subscriber,
     questions: Subscriber,
     comparisons: Subscriber,
+    calls: Subscriber,
     gaps: watch::Receiver<u64>,
 }
 
@@ -70,8 +78,10 @@ impl Bus {
         let comparisons = self.client.subscribe(format!("{COMPARISONS}*")).await;
         let comparisons =
             comparisons.map_err(|error| BusError::api("listen to checkpoints", error))?;
+        let calls = self.client.subscribe(format!("{CALLS}*")).await;
+        let calls = calls.map_err(|error| BusError::api("listen to calls", error))?;
         self.client.flush().await.map_err(|error| BusError::api("listen to mailboxes", error))?;
-        Ok(Changes { subscription, questions, comparisons, gaps })
+        Ok(Changes { subscription, questions, comparisons, calls, gaps })
     }
 }
 
@@ -94,6 +104,11 @@ impl Changes {
                 Some(asked) = self.comparisons.next() => {
                     if let Some(host) = subject::asked(&asked.subject) {
                         return Some(Change::Compare { host, request: asked.payload });
+                    }
+                }
+                Some(call) = self.calls.next() => {
+                    if let Some(host) = subject::asked(&call.subject) {
+                        return Some(Change::Call { host, call: call.payload });
                     }
                 }
                 message = self.subscription.next() => {

@@ -9,6 +9,8 @@
 //! | `jit.v1.h.<h>` | what hubs say to all with the store; kept nowhere |
 //! | `jit.v1.w.<h>` | a question who has a host; kept nowhere |
 //! | `jit.v1.k.<h>` | a checkpoint, and how a host finds itself in it; kept nowhere |
+//! | `jit.v1.c.<h>` | a call to a host, through its hub; kept nowhere |
+//! | `jit.v1.a.<h>` | the answer to one; kept nowhere |
 //!
 //! `<h>` is the beginning of the SHA-256 of the host's id, `<i>` that of the item's hash, 20 hex
 //! digits each; `<id>` is a grant's ULID.
@@ -36,6 +38,10 @@ pub const SIGNS: &str = "jit.v1.h.";
 pub const QUESTIONS: &str = "jit.v1.w.";
 /// Before the subjects of checkpoints for a host.
 pub const COMPARISONS: &str = "jit.v1.k.";
+/// Before the subjects of calls to a host.
+pub const CALLS: &str = "jit.v1.c.";
+/// Before the subjects of answers to calls.
+pub const ANSWERS: &str = "jit.v1.a.";
 /// The place of a host's name that means every host.
 const ALL: &str = "all";
 /// Hex digits of a hash in a subject.
@@ -156,9 +162,20 @@ pub fn comparison(host: &HostTag) -> String {
     format!("{COMPARISONS}{host}")
 }
 
-/// The host that the subject of a question or a checkpoint names.
+/// The subject of a call to a host.
+pub fn call(host: &HostTag) -> String {
+    format!("{CALLS}{host}")
+}
+
+/// The subject of an answer of a host.
+pub fn answer(host: &HostTag) -> String {
+    format!("{ANSWERS}{host}")
+}
+
+/// The host that the subject of a question, a checkpoint or a call names.
 pub fn asked(subject: &str) -> Option<HostTag> {
-    let host = subject.strip_prefix(QUESTIONS).or_else(|| subject.strip_prefix(COMPARISONS))?;
+    let mut kinds = [QUESTIONS, COMPARISONS, CALLS].into_iter();
+    let host = kinds.find_map(|kind| subject.strip_prefix(kind))?;
     tag(host).map(HostTag)
 }
 

@@ -2,6 +2,7 @@
 //! kept. The outbox in the store stays the truth: a row is done when the host's answer has come, and goes to
 //! the bus again and again until then.
 
+pub(super) mod calls;
 mod checkpoints;
 mod closings;
 mod doubles;
@@ -16,8 +17,11 @@ use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 
 pub use self::checkpoints::Freshness;
 use super::{
+    Rolls,
     backoff::{Backoff, random},
-    outbox::{self, Outbox},
+    outbox::{self, Answers, Outbox},
+    reach::Reach,
+    roller,
     scribe::{self, Note},
 };
 use crate::{
@@ -53,15 +57,17 @@ pub fn check_files(settings: &bus::Settings) -> Result<(), BusError> {
 /// Publishes what hosts must hear, and keeps what is reported of them, until the task is ended. It returns
 /// only by a defect. While the bus is away, everything waits in the store. With `freshness` hosts hear of
 /// checkpoints.
-pub async fn run(
+pub(super) async fn run(
     desk: Desk,
     signer: Signer,
     settings: bus::Settings,
     freshness: Option<Freshness>,
+    rolls: Arc<Rolls>,
+    answers: Answers,
 ) {
     let bus = connect(&settings).await;
     let (notes, noted) = scribe::open();
-    let (outbox, answers) = Outbox::open(desk.clone());
+    let outbox = rolls.outbox.clone();
     let (closings, closed) = closings::Closings::open();
     let office = Arc::new(Office {
         outbox: outbox.clone(),
@@ -85,6 +91,10 @@ pub async fn run(
         parts.spawn(checkpoints::bring(Arc::clone(&office)));
         parts.spawn(checkpoints::make(Arc::clone(&office), freshness));
     }
+    if let Reach::Bus(calls) = &rolls.reach {
+        parts.spawn(calls::listen(Arc::clone(calls), office.bus.clone()));
+    }
+    parts.spawn(roller::run(rolls));
     parts.spawn(letters::run(Arc::clone(&office)));
     parts.spawn(reports::run(office));
     let ended = parts.join_next().await;

@@ -24,17 +24,20 @@ pub(super) struct Outbox {
     heard: Sender<Waiting>,
 }
 
+/// What is to be written, for [`run`].
+pub(super) struct Answers(Receiver<Waiting>);
+
 /// What was heard, and who waits until it is written.
-pub(super) struct Waiting {
+struct Waiting {
     heard: Vec<Heard>,
     written: oneshot::Sender<Result<(), DeskError>>,
 }
 
 impl Outbox {
     /// With the other end, for [`run`].
-    pub(super) fn open(desk: Desk) -> (Self, Receiver<Waiting>) {
+    pub(super) fn open(desk: Desk) -> (Self, Answers) {
         let (heard, waiting) = channel(BATCH);
-        (Self { desk, heard }, waiting)
+        (Self { desk, heard }, Answers(waiting))
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -70,7 +73,7 @@ pub(super) fn answered(of: &Delivery, answer: Answer, word: &str, detail: &str) 
 }
 
 /// Writes answers until nobody is left who could have one.
-pub(super) async fn run(desk: Desk, mut waiting: Receiver<Waiting>) {
+pub(super) async fn run(desk: Desk, Answers(mut waiting): Answers) {
     let mut batch = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
         let heard: Vec<_> = batch.iter().flat_map(|one| &one.heard).cloned().collect();

@@ -1,6 +1,7 @@
 //! A hub without a database: agents connect to it, it takes what is signed for their hosts from the bus,
 //! delivers it, and reports what they answer. It verifies nothing and believes nothing: each host does.
 
+mod calls;
 mod health;
 mod host;
 mod letter;
@@ -16,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use jit_client::{Budget, CallError};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
@@ -30,7 +31,7 @@ use super::{
 };
 use crate::{
     bus::{
-        self, Beat, Bus, BusError, Change, Sign,
+        self, Beat, Bus, BusError, Call, Change, Sign,
         subject::{HostTag, To},
     },
     clock::now_ms,
@@ -40,8 +41,10 @@ use crate::{
 const LETTERS: usize = 256;
 /// Connections of one host that wait.
 const ARRIVALS: usize = 2;
-/// Questions who has a host that wait for it.
+/// Questions who has a host, and calls, that wait for it.
 const QUESTIONS: usize = 4;
+/// Calls of the side with the store that are under way at the same time.
+const CALLS: usize = 256;
 /// How often the hub says that it is there.
 const BEAT: Duration = Duration::from_secs(5);
 /// The longest wait for an agent's answer.
@@ -67,6 +70,8 @@ struct Post {
     /// The bus, once it is there and listened to.
     bus: watch::Sender<Option<Bus>>,
     reports: reporter::Reports,
+    /// Places of calls.
+    calls: Arc<Semaphore>,
     draining: watch::Sender<bool>,
 }
 
@@ -77,6 +82,7 @@ struct Entry {
     letters: mpsc::Sender<Bytes>,
     asked: mpsc::Sender<String>,
     comparisons: mpsc::Sender<Bytes>,
+    calls: mpsc::Sender<Call>,
     /// Letters may have been missed.
     missed: Arc<Notify>,
 }
@@ -87,6 +93,7 @@ struct Inbox {
     letters: mpsc::Receiver<Bytes>,
     asked: mpsc::Receiver<String>,
     comparisons: mpsc::Receiver<Bytes>,
+    calls: mpsc::Receiver<Call>,
     missed: Arc<Notify>,
 }
 
@@ -107,6 +114,7 @@ impl Outpost {
             hosts: Mutex::default(),
             bus: watch::channel(None).0,
             reports,
+            calls: Arc::new(Semaphore::new(CALLS)),
             draining: watch::channel(false).0,
         });
         let mut parts = JoinSet::new();
@@ -270,16 +278,20 @@ impl Reception for Post {
         let (letters, given) = mpsc::channel(LETTERS);
         let (asked, questions) = mpsc::channel(QUESTIONS);
         let (comparisons, compared) = mpsc::channel(QUESTIONS);
+        let (calls, called) = mpsc::channel(QUESTIONS);
         let missed = Arc::new(Notify::new());
         let inbox = Inbox {
             arrivals: arrived,
             letters: given,
             asked: questions,
             comparisons: compared,
+            calls: called,
             missed: Arc::clone(&missed),
         };
         let host_of = host.to_owned();
-        hosts.insert(tag, Entry { host: host_of, arrivals, letters, asked, comparisons, missed });
+        let entry =
+            Entry { host: host_of, arrivals, letters, asked, comparisons, calls, missed };
+        hosts.insert(tag, entry);
         drop(hosts);
         tokio::spawn(host::run(Arc::clone(self), host.to_owned(), inbox, uplink));
         Ok(())
@@ -299,7 +311,7 @@ impl Reception for Post {
 }
 
 /// Listens to the bus until the task is ended. What is connected stays connected while the bus is away.
-async fn listen(post: &Post, settings: &bus::Settings) -> &'static str {
+async fn listen(post: &Arc<Post>, settings: &bus::Settings) -> &'static str {
     let mut failed = 0_u32;
     let (bus, mut changes) = loop {
         let tried = async {
@@ -323,6 +335,7 @@ async fn listen(post: &Post, settings: &bus::Settings) -> &'static str {
             Change::Published { place, envelope } => post.hand_out(&place.to, &envelope),
             Change::Asked { host, question } => post.ask(&host, question),
             Change::Compare { host, request } => post.compare(&host, request),
+            Change::Call { host, call } => post.called(&host, &call),
             Change::Gap => post.missed(),
         }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{task::JoinSet, time::sleep};
 
-use super::{FleetError, Shared, rollouts, step};
+use super::{FleetError, Rolls, rollouts, step};
 use crate::{
     clock::now_ms,
     model::{
@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(500);
 
 /// Rolls until the task is ended.
-pub(super) async fn run(shared: Arc<Shared>) {
+pub(super) async fn run(rolls: Arc<Rolls>) {
     let mut rolling = BTreeMap::new();
     let mut tasks = JoinSet::new();
     // Ended or halted, but a host may still wait for its confirmation: `None` before the first look.
@@ -35,11 +35,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         let found = match &unsettled {
             Some(_) => Ok(()),
-            None => shared.outbox.store().unsettled_rollouts().await.map(|found| {
+            None => rolls.outbox.store().unsettled_rollouts().await.map(|found| {
                 unsettled = Some(found.into_iter().collect());
             }),
         };
-        let running = shared.outbox.store().running_rollouts().await;
+        let running = rolls.outbox.store().running_rollouts().await;
         match found.and(running) {
             Ok(running) => {
                 let running = running.into_iter().map(|rollout| rollout.id);
@@ -48,9 +48,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
                     if rolling.contains_key(&id) {
                         continue;
                     }
-                    let (rolled, shared) = (id.clone(), Arc::clone(&shared));
+                    let (rolled, rolls) = (id.clone(), Arc::clone(&rolls));
                     let task = tasks.spawn(async move {
-                        let result = roll(&shared, &rolled).await;
+                        let result = roll(&rolls, &rolled).await;
                         if let Err(error) = &result {
                             tracing::warn!(%error, rollout = rolled, "a rollout stands still");
                             sleep(LOOK).await;
@@ -75,33 +75,33 @@ pub(super) async fn run(shared: Arc<Shared>) {
                     sleep(LOOK).await;
                 }
             },
-            () = shared.roll.notified() => {}
+            () = rolls.roll.notified() => {}
             () = sleep(LOOK) => {}
         }
     }
 }
 
 /// Goes on with a rollout until it does not run any more, and no host of it waits for a confirmation.
-async fn roll(shared: &Arc<Shared>, id: &str) -> Result<(), FleetError> {
-    let store = shared.outbox.store();
+async fn roll(rolls: &Arc<Rolls>, id: &str) -> Result<(), FleetError> {
+    let store = rolls.outbox.store();
     loop {
         let Some(rollout) = store.rollout(id).await? else { return Ok(()) };
         let mut hosts = store.wave_hosts(id, rollout.wave).await?;
         if rollout.state != RolloutState::Running {
             // It was killed while it waited for them.
             hosts.retain(|host| host.state == HostState::Pushed);
-            return if hosts.is_empty() { Ok(()) } else { together(shared, &rollout, hosts).await };
+            return if hosts.is_empty() { Ok(()) } else { together(rolls, &rollout, hosts).await };
         }
         if let Some(bad) = hosts.iter().find(|host| host.state.halts()) {
-            return halt(shared, id, bad).await;
+            return halt(rolls, id, bad).await;
         }
         let todo: Vec<_> = hosts.iter().filter(|host| !host.state.is_over()).cloned().collect();
         if !todo.is_empty() {
-            together(shared, &rollout, todo).await?;
+            together(rolls, &rollout, todo).await?;
             continue;
         }
-        if let Some(bad) = worse(shared, &hosts).await? {
-            return halt(shared, id, &bad).await;
+        if let Some(bad) = worse(rolls, &hosts).await? {
+            return halt(rolls, id, &bad).await;
         }
         let last = hosts.iter().map(|host| host.changed_ms).max().unwrap_or(rollout.wave_since_ms);
         let is_last = usize::try_from(rollout.wave).unwrap_or(0) + 1 >= rollout.waves.len();
@@ -109,17 +109,17 @@ async fn roll(shared: &Arc<Shared>, id: &str) -> Result<(), FleetError> {
             sleep(TICK).await;
             continue;
         }
-        next(shared, id, is_last).await?;
+        next(rolls, id, is_last).await?;
     }
 }
 
 /// A policy for several hosts at the same time; no other begins once one of them has ended badly.
 async fn together(
-    shared: &Arc<Shared>,
+    rolls: &Arc<Rolls>,
     rollout: &Rollout,
     hosts: Vec<RolloutHost>,
 ) -> Result<(), FleetError> {
-    let policy = shared.outbox.store().policy(&rollout.policy).await?;
+    let policy = rolls.outbox.store().policy(&rollout.policy).await?;
     let policy =
         policy.ok_or_else(|| FleetError::NotFound(format!("policy {}", rollout.policy)))?;
     let policy = Arc::new(policy);
@@ -129,9 +129,9 @@ async fn together(
     loop {
         while result.is_ok() && tasks.len() < AT_ONCE {
             let Some(host) = waiting.next() else { break };
-            let (shared, rollout) = (Arc::clone(shared), rollout.clone());
+            let (rolls, rollout) = (Arc::clone(rolls), rollout.clone());
             let policy = Arc::clone(&policy);
-            tasks.spawn(async move { step::run(&shared, &rollout, &policy, host).await });
+            tasks.spawn(async move { step::run(&rolls, &rollout, &policy, host).await });
         }
         match tasks.join_next().await {
             None => return result,
@@ -146,11 +146,11 @@ async fn together(
 
 /// A host of the wave that has become worse since it has the policy.
 async fn worse(
-    shared: &Arc<Shared>,
+    rolls: &Arc<Rolls>,
     hosts: &[RolloutHost],
 ) -> Result<Option<RolloutHost>, FleetError> {
     for host in hosts.iter().filter(|host| host.state == HostState::Applied) {
-        let Some(known) = shared.outbox.store().host(&host.host).await? else { continue };
+        let Some(known) = rolls.outbox.store().host(&host.host).await? else { continue };
         let observed = known.observed;
         let bad = matches!(observed.condition, Condition::Degraded | Condition::Unreachable);
         if bad && observed.since_ms >= host.changed_ms {
@@ -165,15 +165,15 @@ async fn worse(
             } else {
                 observed.trouble
             };
-            step::keep(shared, &mut host).await?;
+            step::keep(rolls, &mut host).await?;
             return Ok(Some(host));
         }
     }
     Ok(None)
 }
 
-async fn halt(shared: &Arc<Shared>, id: &str, bad: &RolloutHost) -> Result<(), FleetError> {
-    let mut turn = shared.outbox.begin().await?;
+async fn halt(rolls: &Arc<Rolls>, id: &str, bad: &RolloutHost) -> Result<(), FleetError> {
+    let mut turn = rolls.outbox.begin().await?;
     let Some(mut rollout) = stored::lock(&mut turn.tx, id).await? else { return Ok(()) };
     if rollout.state == RolloutState::Running {
         rollout.state = RolloutState::Halted;
@@ -185,8 +185,8 @@ async fn halt(shared: &Arc<Shared>, id: &str, bad: &RolloutHost) -> Result<(), F
     Ok(turn.commit().await?)
 }
 
-async fn next(shared: &Arc<Shared>, id: &str, is_last: bool) -> Result<(), FleetError> {
-    let mut turn = shared.outbox.begin().await?;
+async fn next(rolls: &Arc<Rolls>, id: &str, is_last: bool) -> Result<(), FleetError> {
+    let mut turn = rolls.outbox.begin().await?;
     let Some(mut rollout) = stored::lock(&mut turn.tx, id).await? else { return Ok(()) };
     if rollout.state == RolloutState::Running {
         if is_last {

@@ -1,6 +1,6 @@
 //! What people do with policies: save one, bring it to hosts in waves, halt, go on, give up.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use jit_proto::{
     PolicyFile, PortSection, text,
@@ -8,7 +8,7 @@ use jit_proto::{
 };
 use serde_json::json;
 
-use super::{Fleet, FleetError, Shared, link::Link};
+use super::{Fleet, FleetError};
 use crate::{
     audit::{self, Code, Record},
     model::{
@@ -57,7 +57,7 @@ impl Fleet {
         now_ms: i64,
     ) -> Result<Policy, FleetError> {
         let policy = new_policy(by, policy, justification, now_ms)?;
-        let mut turn = self.shared.outbox.begin().await?;
+        let mut turn = self.rolls.outbox.begin().await?;
         rollouts::insert_policy(&mut turn.tx, &policy).await?;
         turn.commit().await?;
         Ok(policy)
@@ -75,7 +75,7 @@ impl Fleet {
     ) -> Result<v1::DiffPolicyResponse, FleetError> {
         let policy = self.policy(policy).await?;
         let file = read(&policy.text)?;
-        let mut agent = self.shared.agent(host)?;
+        let mut agent = self.rolls.reach.caller(host).await?;
         let shown = agent.show_policy().await?.state.unwrap_or_default();
         let version = shown.highest_version.saturating_add(1);
         let policy = signed_policy(&policy, &file, host, version, now_ms);
@@ -87,7 +87,7 @@ impl Fleet {
     /// # Errors
     /// There is no such host, or it does not answer.
     pub async fn protected(&self, host: &str) -> Result<Vec<PortSection>, FleetError> {
-        let shown = self.shared.agent(host)?.show_policy().await?;
+        let shown = self.rolls.reach.caller(host).await?.show_policy().await?;
         let sections = shown.ports.iter().map(PortSection::try_from).collect::<Result<_, _>>();
         sections.map_err(|why| FleetError::Invalid(format!("what {host} protects: {why}")))
     }
@@ -97,7 +97,7 @@ impl Fleet {
     /// # Errors
     /// Those of the database.
     pub async fn plan_rollout(&self, waves: &[Wave]) -> Result<Vec<Vec<String>>, FleetError> {
-        let store = self.shared.outbox.store();
+        let store = self.rolls.outbox.store();
         let mut hosts: Vec<Host> = Vec::new();
         loop {
             let after = hosts.last().map(|host| host.id.clone()).unwrap_or_default();
@@ -149,7 +149,7 @@ impl Fleet {
             created_by: by.to_owned(),
             created_ms: now_ms,
         };
-        let mut turn = self.shared.outbox.begin().await?;
+        let mut turn = self.rolls.outbox.begin().await?;
         if let (_, Some(other)) = rollouts::take_turn(&mut turn.tx).await? {
             rollouts::set_waiting(&mut turn.tx, now_ms).await?;
             turn.commit().await?;
@@ -159,7 +159,7 @@ impl Fleet {
         rollouts::insert(&mut turn.tx, &rollout, &hosts).await?;
         record(&mut turn.tx, &rollout, by, now_ms).await?;
         turn.commit().await?;
-        self.shared.roll.notify_one();
+        self.rolls.roll.notify_one();
         Ok(rollout)
     }
 
@@ -203,7 +203,7 @@ impl Fleet {
 
     /// Says that the change of [`Self::bring`] was committed.
     pub(crate) fn brings(&self) {
-        self.shared.roll.notify_one();
+        self.rolls.roll.notify_one();
     }
 
     /// Stops a rollout for now. Hosts that have the policy already still get their confirmation.
@@ -255,7 +255,7 @@ impl Fleet {
         to: RolloutState,
         from: &[RolloutState],
     ) -> Result<Rollout, FleetError> {
-        let mut turn = self.shared.outbox.begin().await?;
+        let mut turn = self.rolls.outbox.begin().await?;
         let mut rollout = rollouts::lock(&mut turn.tx, id)
             .await?
             .ok_or_else(|| FleetError::NotFound(format!("rollout {id:?}")))?;
@@ -295,30 +295,13 @@ impl Fleet {
         rollouts::update(&mut turn.tx, &rollout).await?;
         record(&mut turn.tx, &rollout, by, now_ms).await?;
         turn.commit().await?;
-        self.shared.roll.notify_one();
+        self.rolls.roll.notify_one();
         Ok(rollout)
     }
 
     async fn policy(&self, id: &str) -> Result<Policy, FleetError> {
-        let found = self.shared.outbox.store().policy(id).await?;
+        let found = self.rolls.outbox.store().policy(id).await?;
         found.ok_or_else(|| FleetError::NotFound(format!("policy {id:?}")))
-    }
-}
-
-impl Shared {
-    /// The connection to a host.
-    pub(super) fn agent(&self, host: &str) -> Result<jit_client::Agent, FleetError> {
-        let (_, link) = self.host(host)?;
-        link.agent().map_err(FleetError::Unreachable)
-    }
-
-    /// A host and its connection. After a start a host is not missing before all were read.
-    pub(super) fn host(&self, host: &str) -> Result<(Arc<Host>, Arc<Link>), FleetError> {
-        match self.roster.find(host) {
-            Some(found) => Ok(found),
-            None if self.roster.is_read() => Err(FleetError::NotFound(format!("host {host:?}"))),
-            None => Err(FleetError::Unreachable("the hosts are being read after a start".into())),
-        }
     }
 }
 

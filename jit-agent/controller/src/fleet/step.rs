@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jit_client::{Agent, CallError, policy_changes};
+use jit_client::{CallError, policy_changes};
 use jit_proto::{
     PolicyFile,
     dsse::MAX_ENVELOPE_BYTES,
@@ -15,7 +15,7 @@ use prost::Message as _;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::{FleetError, Shared, SignError, rollouts};
+use super::{FleetError, Rolls, SignError, reach::Nth, rollouts};
 use crate::{
     audit::{self, Code, Record},
     clock::now_ms,
@@ -36,13 +36,13 @@ const MAX_DETAIL: usize = 1000;
 
 /// Brings the policy to one host; returns how that ended.
 pub(super) async fn run(
-    shared: &Arc<Shared>,
+    rolls: &Arc<Rolls>,
     rollout: &Rollout,
     policy: &Policy,
     host: RolloutHost,
 ) -> Result<HostState, FleetError> {
     let file = rollouts::read(&policy.text)?;
-    let mut step = Step { shared, rollout, policy, file, host, overtaken: 0, replaced: None };
+    let mut step = Step { rolls, rollout, policy, file, host, overtaken: 0, replaced: None };
     let mut deadline = Instant::now() + SILENT;
     loop {
         let before = step.host.state;
@@ -78,10 +78,10 @@ pub(super) async fn run(
 }
 
 /// Writes a host's part, and in the audit what the host answered.
-pub(super) async fn keep(shared: &Shared, host: &mut RolloutHost) -> Result<(), FleetError> {
+pub(super) async fn keep(rolls: &Rolls, host: &mut RolloutHost) -> Result<(), FleetError> {
     host.changed_ms = now_ms();
     host.detail = clean(&host.detail, MAX_DETAIL);
-    let mut turn = shared.outbox.begin().await?;
+    let mut turn = rolls.outbox.begin().await?;
     stored::update_host(&mut turn.tx, host).await?;
     if host.state.is_over() || host.state == HostState::Pushed {
         let fields = json!({
@@ -95,14 +95,14 @@ pub(super) async fn keep(shared: &Shared, host: &mut RolloutHost) -> Result<(), 
 }
 
 struct Step<'a> {
-    shared: &'a Shared,
+    rolls: &'a Rolls,
     rollout: &'a Rollout,
     policy: &'a Policy,
     file: PolicyFile,
     host: RolloutHost,
     overtaken: usize,
-    /// The connection of an agent that dials out which was there at the push, by its number.
-    replaced: Option<u64>,
+    /// The connection of an agent that dials out which was there at the push.
+    replaced: Option<Nth>,
 }
 
 /// Why a step did not succeed.
@@ -141,12 +141,12 @@ impl From<FleetError> for Stop {
 
 impl Step<'_> {
     async fn still_running(&self) -> Result<bool, FleetError> {
-        let rollout = self.shared.outbox.store().rollout(&self.rollout.id).await?;
+        let rollout = self.rolls.outbox.store().rollout(&self.rollout.id).await?;
         Ok(rollout.is_some_and(|rollout| rollout.state == RolloutState::Running))
     }
 
     async fn keep(&mut self) -> Result<(), FleetError> {
-        keep(self.shared, &mut self.host).await
+        keep(self.rolls, &mut self.host).await
     }
 
     async fn end(&mut self, state: HostState, word: &str, detail: &str) -> Result<(), FleetError> {
@@ -159,7 +159,7 @@ impl Step<'_> {
     /// Asks what would change, and fixes version and payload.
     async fn prepare(&mut self) -> Result<(), Stop> {
         let id = self.host.host.clone();
-        let mut agent = self.shared.agent(&id)?;
+        let mut agent = self.rolls.reach.caller(&id).await?;
         let before = agent.status().await?;
         let shown = agent.show_policy().await?;
         if shown.host != id {
@@ -189,7 +189,7 @@ impl Step<'_> {
     }
 
     async fn sign(&mut self) -> Result<(), Stop> {
-        let signatures = match (self.shared.sign)(self.host.payload.clone()).await {
+        let signatures = match (self.rolls.sign)(self.host.payload.clone()).await {
             Ok(signatures) => signatures,
             Err(SignError::Refused(detail)) => {
                 return Err(Stop::Refused("signer_refused".into(), detail));
@@ -210,7 +210,7 @@ impl Step<'_> {
         });
         let now = now_ms();
         self.host.changed_ms = now;
-        let mut turn = self.shared.outbox.begin().await.map_err(FleetError::from)?;
+        let mut turn = self.rolls.outbox.begin().await.map_err(FleetError::from)?;
         stored::update_host(&mut turn.tx, &self.host).await.map_err(FleetError::from)?;
         let record = Record::new(Code::PolicySigned, "", &self.policy.author, fields);
         audit::append(&mut turn.tx, now, &record).await.map_err(FleetError::from)?;
@@ -218,7 +218,7 @@ impl Step<'_> {
     }
 
     async fn push(&mut self) -> Result<(), Stop> {
-        let mut agent = self.shared.agent(&self.host.host)?;
+        let mut agent = self.rolls.reach.caller(&self.host.host).await?;
         let request = v1::PushPolicyRequest {
             envelope: self.host.envelope.clone(),
             confirm_within_s: u32::try_from(self.rollout.confirm_s).unwrap_or(u32::MAX),
@@ -253,7 +253,7 @@ impl Step<'_> {
     /// Confirms over a connection that was made after the push: that the controller still gets in is what
     /// the confirmation says.
     async fn confirm(&mut self) -> Result<(), Stop> {
-        let mut fresh = self.fresh().await?;
+        let mut fresh = self.rolls.reach.fresh(&self.host.host, &mut self.replaced).await?;
         let status = fresh.status().await?;
         if let Some((word, detail)) = self.worse(&status) {
             let detail = format!("{detail} (not confirmed: the policy before returns)");
@@ -262,29 +262,6 @@ impl Step<'_> {
         let version = u64::try_from(self.host.version).unwrap_or(0);
         let answer = fresh.confirm_policy(version).await?;
         Ok(self.end(HostState::Applied, &answer.reason, "").await?)
-    }
-
-    /// A connection that was made after the push. An agent that dials out is asked for one: it must be
-    /// able to connect.
-    async fn fresh(&mut self) -> Result<Agent, Stop> {
-        let (host, link) = self.shared.host(&self.host.host)?;
-        let dialled = link.agent().is_ok_and(|agent| !agent.is_uplink());
-        if dialled && !host.address.is_empty() && self.replaced.is_none() {
-            return Ok(self.shared.dialer.dial(&host, true).await?);
-        }
-        let made = link.made();
-        match (self.replaced, link.agent()) {
-            (Some(before), Ok(agent)) if made != before => Ok(agent),
-            (Some(_), _) => {
-                Err(Stop::Silent("its agent has not connected again since the push".into()))
-            }
-            (None, Err(why)) => Err(Stop::Silent(why)),
-            (None, Ok(_)) => {
-                self.replaced = Some(made);
-                link.renew();
-                Err(Stop::Silent("its connection is made anew".into()))
-            }
-        }
     }
 
     /// Whether the host is worse than before the push, with word and sentence.

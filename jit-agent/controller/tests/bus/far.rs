@@ -12,6 +12,7 @@ mod lies;
 mod rivals;
 #[path = "../controller/uplinks/signed.rs"]
 mod signed;
+mod waves;
 mod world;
 
 use std::time::Duration;

@@ -40,6 +40,7 @@ async fn a_hub_may_read_mailboxes_and_report_and_nothing_else() {
     for subject in [
         place.as_str(),
         "jit.v1.g.all.f.00000000000000000000",
+        "jit.v1.c.00000000000000000000",
         "jit.v1.k.00000000000000000000",
         "jit.v1.w.00000000000000000000",
         "jit.v2",
@@ -66,6 +67,7 @@ async fn a_hub_may_read_mailboxes_and_report_and_nothing_else() {
         "jit.v1.>",
         "jit.v1.up.>",
         "jit.v1.h.*",
+        "jit.v1.a.*",
         "_INBOX_api.>",
         "_INBOX.>",
         "$JS.>",

@@ -21,7 +21,7 @@ use super::{
         deliverer::{Judged, judged},
         held,
     },
-    Inbox, Post,
+    Inbox, Post, calls,
     letter::{Kind, Letter},
 };
 use crate::{
@@ -97,7 +97,7 @@ enum End {
 
 /// A host at one connection.
 struct At<'p> {
-    post: &'p Post,
+    post: &'p Arc<Post>,
     host: &'p str,
     since_ms: i64,
     peer: String,
@@ -164,6 +164,11 @@ impl At<'_> {
                 Some(question) = inbox.asked.recv() => self.here(&mut agent, question).await,
                 Some(request) = inbox.comparisons.recv() => {
                     if let Err(error) = self.compare(&mut agent, &request).await {
+                        return closed(error);
+                    }
+                }
+                Some(call) = inbox.calls.recv() => {
+                    if let Err(error) = calls::make(self.post, &mut agent, self.since_ms, call).await {
                         return closed(error);
                     }
                 }

@@ -18,8 +18,8 @@ use jit_controller::{
     clock::now_ms,
     desk::{self, Desk},
     fleet::{
-        SignCheckpoint,
-        far::{self, Freshness},
+        Fleet, SignCheckpoint, SignError, SignPolicy,
+        far::Freshness,
         import,
     },
     model::{Host, host::Observed},
@@ -33,7 +33,6 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 use tempfile::TempDir;
-use tokio::task::AbortHandle;
 
 use crate::cluster::{Cluster, Who};
 
@@ -48,7 +47,7 @@ pub(super) struct World {
     authority: Authority,
     ca: String,
     signer: Signer,
-    office: AbortHandle,
+    fleet: Option<Fleet>,
 }
 
 impl World {
@@ -67,14 +66,19 @@ impl World {
         let mut tx = desk.store().begin().await.unwrap();
         import::apply(&mut tx, &plan, "test", now_ms()).await.unwrap();
         tx.commit().await.unwrap();
-        let office = office(&cluster, &desk, &signer);
-        Self { cluster, desk, directory, authority, ca: made.certificate, signer, office }
+        let fleet = Some(office(&cluster, &desk, &signer));
+        Self { cluster, desk, directory, authority, ca: made.certificate, signer, fleet }
     }
 
     /// Ends the side with the store as SIGKILL does, and starts it again.
     pub(super) fn restart_office(&mut self) {
-        self.office.abort();
-        self.office = office(&self.cluster, &self.desk, &self.signer);
+        self.fleet = None;
+        self.fleet = Some(office(&self.cluster, &self.desk, &self.signer));
+    }
+
+    /// The hosts, as the side with the store calls them.
+    pub(super) fn fleet(&self) -> &Fleet {
+        self.fleet.as_ref().unwrap()
     }
 
     /// The directory of a hub, with its file.
@@ -162,17 +166,17 @@ impl World {
     }
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        self.office.abort();
-    }
-}
-
-fn office(cluster: &Cluster, desk: &Desk, signer: &Signer) -> AbortHandle {
+fn office(cluster: &Cluster, desk: &Desk, signer: &Signer) -> Fleet {
     let freshness = Freshness { every: Duration::from_secs(2), sign: unsigned() };
     let settings = cluster.settings(Who::Controller);
-    let running = far::run(desk.clone(), signer.clone(), settings, Some(freshness));
-    tokio::spawn(running).abort_handle()
+    let signs = signer.clone();
+    let policies: SignPolicy = Arc::new(move |payload| {
+        let signer = signs.clone();
+        Box::pin(async move {
+            signer.sign_policy(payload).await.map_err(|error| SignError::Refused(error.to_string()))
+        })
+    });
+    Fleet::over_bus(desk.clone(), signer.clone(), settings, Some(freshness), policies)
 }
 
 /// Numbers checkpoints. Nobody verifies here who signs.
@@ -202,6 +206,7 @@ async fn signer(directory: &Path) -> Signer {
     settings.revocation_keys = vec![KeySettings::Pem { file: "closing.key".into() }];
     settings.resolve(directory);
     settings.limits.signatures_a_minute = 100_000;
+    settings.limits.policies = true;
     let program = Path::new(env!("CARGO_BIN_EXE_jit-controller"));
     Signer::start_program(program, &settings).await.unwrap()
 }

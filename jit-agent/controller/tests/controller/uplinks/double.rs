@@ -7,10 +7,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{Stream, StreamExt as _, stream};
@@ -39,7 +39,57 @@ pub(super) struct Double {
     pub(super) boot_id: String,
     /// Dropped to end its connections.
     open: Arc<Mutex<Vec<oneshot::Sender<()>>>>,
+    /// With what it connects when it is asked to connect anew, and where, in turn.
+    ways: Arc<Mutex<Option<Ways>>>,
+    /// Number of connections so far.
+    made: Arc<AtomicU64>,
     pub(super) heard: Arc<Heard>,
+    pub(super) policies: Arc<Mutex<Policies>>,
+}
+
+/// Where it connects in turn.
+#[derive(Clone)]
+struct Ways {
+    hubs: Vec<SocketAddr>,
+    config: Arc<ClientConfig>,
+}
+
+/// The connection over which a call comes, by number.
+#[derive(Clone, Copy)]
+struct Number(u64);
+
+/// Its policy, as an agent keeps it.
+#[derive(Default)]
+pub(super) struct Policies {
+    /// That in force; `None`: its own file.
+    pub(super) in_force: Option<v1::Policy>,
+    /// Versions of all that came.
+    pub(super) pushed: Vec<u64>,
+    /// Why it refuses every policy: a word.
+    pub(super) refuses: Option<&'static str>,
+    /// What is in force shuts it out: it cannot connect any more.
+    pub(super) shuts_out: bool,
+    /// It answers a push only after this time.
+    pub(super) slow: Option<Duration>,
+    /// Number of policies that were not confirmed in time.
+    pub(super) returned: usize,
+    highest: u64,
+    /// Until when it must be confirmed, what was in force before, and over which connection it
+    /// came.
+    pending: Option<(Instant, Option<v1::Policy>, u64)>,
+}
+
+impl Policies {
+    /// What it must be confirmed by has passed: the one before returns.
+    fn settle(&mut self) {
+        if let Some((until, _, _)) = &self.pending
+            && *until <= Instant::now()
+        {
+            let before = self.pending.take().and_then(|(_, before, _)| before);
+            self.in_force = before;
+            self.returned += 1;
+        }
+    }
 }
 
 /// What it has heard.
@@ -71,6 +121,9 @@ impl Double {
             host: host.into(),
             boot_id: boot_id.into(),
             open: Arc::default(),
+            ways: Arc::default(),
+            made: Arc::default(),
+            policies: Arc::default(),
             heard: Arc::default(),
         }
     }
@@ -134,6 +187,49 @@ impl Double {
         }
     }
 
+    /// Connects, and goes from one of these hubs to the next when it is asked to connect anew, or
+    /// is cut off.
+    pub(super) async fn roam(&self, hubs: &[SocketAddr], config: Arc<ClientConfig>) {
+        *self.ways.lock().unwrap() = Some(Ways { hubs: hubs.to_vec(), config: Arc::clone(&config) });
+        let closed = self.dial(hubs[0], config).await.unwrap();
+        tokio::spawn(self.clone().stays(closed));
+    }
+
+    fn is_connected(&self) -> bool {
+        self.open.lock().unwrap().iter().any(|until| !until.is_closed())
+    }
+
+    /// Connects again whenever it has no connection.
+    fn stays(self, mut closed: watch::Receiver<()>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            while closed.changed().await.is_ok() {}
+            while !self.is_connected() {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                if let Some(next) = self.next().await {
+                    return self.stays(next).await;
+                }
+            }
+        })
+    }
+
+    /// A connection to the next hub, unless its policy shuts it out.
+    async fn next(&self) -> Option<watch::Receiver<()>> {
+        {
+            let mut policies = self.policies.lock().unwrap();
+            policies.settle();
+            if policies.shuts_out && policies.in_force.is_some() {
+                return None;
+            }
+        }
+        let ways = {
+            let mut ways = self.ways.lock().unwrap();
+            let ways = ways.as_mut()?;
+            ways.hubs.rotate_left(1);
+            ways.clone()
+        };
+        self.dial(ways.hubs[0], ways.config).await.ok()
+    }
+
     /// Connects, and serves until the hub closes. Returns what says when that was.
     pub(super) async fn dial(
         &self,
@@ -144,7 +240,8 @@ impl Double {
         let stream = connect(hub, config, [127, 0, 0, 1]).await?;
         let (until, ended) = oneshot::channel();
         self.open.lock().unwrap().push(until);
-        let served = Served { stream, ended, _open: open };
+        let number = Number(self.made.fetch_add(1, Ordering::SeqCst));
+        let served = Served { stream, ended, number, _open: open };
         let service = server::JitAgentServer::new(self.clone());
         tokio::spawn(async move {
             let one = stream::once(async { Ok::<_, io::Error>(served) });
@@ -183,13 +280,16 @@ pub(super) async fn is_closed(closed: &mut watch::Receiver<()>) -> bool {
 struct Served {
     stream: TlsStream<tokio::net::TcpStream>,
     ended: oneshot::Receiver<()>,
+    number: Number,
     _open: watch::Sender<()>,
 }
 
 impl Connected for Served {
-    type ConnectInfo = ();
+    type ConnectInfo = Number;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Number {
+        self.number
+    }
 }
 
 impl AsyncRead for Served {
@@ -311,6 +411,112 @@ macro_rules! double {
                 Ok(Response::new(v1::ListResponse::default()))
             }
 
+            async fn show_policy(
+                &self,
+                _request: Request<v1::ShowPolicyRequest>,
+            ) -> Result<Response<v1::ShowPolicyResponse>, Status> {
+                let mut policies = self.policies.lock().unwrap();
+                policies.settle();
+                let state = v1::PolicyState { highest_version: policies.highest, ..Default::default() };
+                let (state, host) = (Some(state), self.host.clone());
+                Ok(Response::new(v1::ShowPolicyResponse { state, host, ..Default::default() }))
+            }
+
+            async fn diff_policy(
+                &self,
+                request: Request<v1::DiffPolicyRequest>,
+            ) -> Result<Response<v1::DiffPolicyResponse>, Status> {
+                let Some(v1::diff_policy_request::What::Policy(policy)) = request.into_inner().what
+                else {
+                    panic!("no policy")
+                };
+                let closed = policy.ports.iter().filter_map(|port| port.range.clone()).collect();
+                let changes = v1::PolicyChanges { closed, confirm: true, ..Default::default() };
+                let (reason, changes) = ("ok".to_owned(), Some(changes));
+                Ok(Response::new(v1::DiffPolicyResponse { reason, changes, ..Default::default() }))
+            }
+
+            async fn push_policy(
+                &self,
+                request: Request<v1::PushPolicyRequest>,
+            ) -> Result<Response<v1::PushPolicyResponse>, Status> {
+                let Number(number) = *request.extensions().get::<Number>().unwrap();
+                let request = request.into_inner();
+                let slow = self.policies.lock().unwrap().slow;
+                if let Some(slow) = slow {
+                    tokio::time::sleep(slow).await;
+                }
+                let mut policies = self.policies.lock().unwrap();
+                policies.settle();
+                if let Some(word) = policies.refuses {
+                    return Err(refusal(word, "it does not want it"));
+                }
+                let payload = request.envelope.unwrap().payload;
+                let policy = v1::Policy::decode(payload).unwrap();
+                let (version, window) = (policy.version, request.confirm_within_s);
+                policies.pushed.push(version);
+                if policies.in_force.as_ref() == Some(&policy) {
+                    let pending = policies.pending.as_ref();
+                    let left = pending.map_or(Duration::ZERO, |(until, _, _)| *until - Instant::now());
+                    let confirm_left_ms = i64::try_from(left.as_millis()).unwrap();
+                    let reason = "known".to_owned();
+                    let known = v1::PushPolicyResponse {
+                        reason, version, confirm_left_ms, ..Default::default()
+                    };
+                    return Ok(Response::new(known));
+                }
+                if policy.hosts != [self.host.clone()] || version <= policies.highest {
+                    return Err(refusal("stale_version", "there was a newer one"));
+                }
+                policies.highest = version;
+                let before = policies.in_force.replace(policy);
+                let window = Duration::from_secs(window.into());
+                policies.pending = Some((Instant::now() + window, before, number));
+                let confirm_left_ms = i64::try_from(window.as_millis()).unwrap();
+                let reason = "ok".to_owned();
+                let answer =
+                    v1::PushPolicyResponse { reason, version, confirm_left_ms, ..Default::default() };
+                Ok(Response::new(answer))
+            }
+
+            async fn confirm_policy(
+                &self,
+                request: Request<v1::ConfirmPolicyRequest>,
+            ) -> Result<Response<v1::ConfirmPolicyResponse>, Status> {
+                let Number(number) = *request.extensions().get::<Number>().unwrap();
+                let mut policies = self.policies.lock().unwrap();
+                policies.settle();
+                let version = policies.in_force.as_ref().map_or(0, |policy| policy.version);
+                if version != request.into_inner().version {
+                    return Err(refusal("not_pending", "it has returned"));
+                }
+                if policies.pending.as_ref().is_some_and(|(_, _, pushed)| *pushed == number) {
+                    return Err(refusal("same_connection", "that is the connection of the push"));
+                }
+                policies.pending = None;
+                Ok(Response::new(v1::ConfirmPolicyResponse { reason: "ok".into() }))
+            }
+
+            async fn reconnect(
+                &self,
+                _request: Request<v1::ReconnectRequest>,
+            ) -> Result<Response<v1::ReconnectResponse>, Status> {
+                if self.ways.lock().unwrap().is_none() {
+                    return Err(Status::unimplemented("a stand-in with one way does not"));
+                }
+                let double = self.clone();
+                tokio::spawn(async move {
+                    let old: Vec<_> = double.open.lock().unwrap().drain(..).collect();
+                    if let Some(closed) = double.next().await {
+                        tokio::spawn(double.stays(closed));
+                    }
+                    // The answer has gone out by then.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    drop(old);
+                });
+                Ok(Response::new(v1::ReconnectResponse {}))
+            }
+
             $(
                 async fn $name(
                     &self,
@@ -328,14 +534,9 @@ double! {
     break_glass(BreakGlassRequest) -> BreakGlassResponse,
     enforce(EnforceRequest) -> EnforceResponse,
     confirm(ConfirmRequest) -> ConfirmResponse,
-    show_policy(ShowPolicyRequest) -> ShowPolicyResponse,
-    diff_policy(DiffPolicyRequest) -> DiffPolicyResponse,
-    push_policy(PushPolicyRequest) -> PushPolicyResponse,
-    confirm_policy(ConfirmPolicyRequest) -> ConfirmPolicyResponse,
     set_policy_floor(SetPolicyFloorRequest) -> SetPolicyFloorResponse,
     denials(DenialsRequest) -> DenialsResponse,
     why(WhyRequest) -> WhyResponse,
-    reconnect(ReconnectRequest) -> ReconnectResponse,
     request_certificate(RequestCertificateRequest) -> RequestCertificateResponse,
     install_certificate(InstallCertificateRequest) -> InstallCertificateResponse,
 }

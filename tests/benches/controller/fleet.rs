@@ -4,10 +4,10 @@
 //! kernel. `JIT_BENCH_AGENTS` is another number of them.
 
 mod agent;
-mod board;
+pub(crate) mod board;
 mod commits;
-mod site;
-mod swarm;
+pub(crate) mod site;
+pub(crate) mod swarm;
 
 use std::{
     collections::BTreeSet,
@@ -37,18 +37,23 @@ use self::{
 use crate::{at_99, millis, report};
 
 const SECONDS: (&str, bool) = ("s", false);
-const MILLIS: (&str, bool) = ("ms", false);
+pub(crate) const MILLIS: (&str, bool) = ("ms", false);
 /// Longest wait for all agents.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 /// Between two requests of one host each.
 const STEADY: Duration = Duration::from_millis(50);
 /// Files of a process beside one for each agent.
 const FILES: usize = 1000;
 
+/// The number of agents that is asked for.
+pub(crate) fn wanted() -> Option<usize> {
+    let wanted = env::var("JIT_BENCH_AGENTS").ok();
+    wanted.map(|count| count.parse().expect("JIT_BENCH_AGENTS is no number"))
+}
+
 /// Each number of agents.
 pub(crate) fn measure() {
-    let wanted = env::var("JIT_BENCH_AGENTS").ok();
-    let wanted = wanted.map(|count| vec![count.parse().expect("JIT_BENCH_AGENTS is no number")]);
+    let wanted = wanted().map(|count| vec![count]);
     for count in wanted.unwrap_or_else(|| size(vec![1_000, 10_000], vec![30])) {
         fleet(count);
     }
@@ -74,7 +79,7 @@ fn connect(site: &Site, count: usize, empty: u64) {
     let pid = [site.stage.pid()];
     let table = table(count);
     let (used, wrote, began) = (cpu(&pid), written(&pid), Instant::now());
-    site.swarm.dial(HUB);
+    site.swarm.dial(&[HUB]);
     site.board.until("connected", PATIENCE, |board| board.count_up() == count);
     report(&table, "all are connected", SECONDS, vec![began.elapsed().as_secs_f64()]);
     while site.enforcing() < count {
@@ -100,32 +105,53 @@ fn connect(site: &Site, count: usize, empty: u64) {
 
 /// Requests for one host each, at a steady rate.
 fn steady(site: &Site, ana: &Person, count: usize) {
-    site.board.take();
     let wanted = size(400, 10);
+    let (times, again) = pushes(site, ana, wanted, || {});
+    assert_eq!(again, 0, "each is delivered once");
+    report_pushes(&table(count), &format!("of {wanted}"), times);
+}
+
+/// Requests for one host each, at a steady rate; in the middle something happens. Returns the time
+/// from each grant's commit to the agent's answer, and how many grants came to an agent once more.
+pub(crate) fn pushes(
+    site: &Site,
+    ana: &Person,
+    wanted: usize,
+    middle: impl Fn() + Send + Sync,
+) -> (Vec<Duration>, usize) {
+    site.board.take();
     let commits = Commits::of(&site.runtime, &site.url());
     let here = ana.at(&site.stage.hub);
     here.calls(async |controller| {
         let mut ticks = tokio::time::interval(STEADY);
         for number in 0..wanted {
             ticks.tick().await;
-            let host = site.ids.get(number * 7919 % count).unwrap();
+            if number == wanted / 2 {
+                middle();
+            }
+            let host = site.ids.get(number * 7919 % site.ids.len()).unwrap();
             let ask = access(&[host], &source(number), "1h");
             let _view: RequestView =
                 controller.fetch(&Call::post(["requests"]).json(&ask)).await.unwrap();
         }
     });
-    site.board.until("answered", PATIENCE, |board| board.count() >= wanted);
-    let (commits, answers) = (commits.take(&site.runtime), site.board.take());
-    assert!(answers.iter().all(|answer| answer.kind == Kind::Opened), "each is delivered once");
-    assert_eq!(answers.len(), commits.len(), "and each is delivered");
+    site.board.until("answered", PATIENCE, |board| board.count_of(Kind::Opened) >= wanted);
+    let (commits, mut answers) = (commits.take(&site.runtime), site.board.take());
+    let all = answers.len();
+    answers.retain(|answer| answer.kind == Kind::Opened);
+    assert_eq!(answers.len(), commits.len(), "each is delivered, and opens once");
     let times =
         answers.iter().map(|answer| since(*commits.get(&answer.grant).unwrap(), answer.at_us));
-    let mut times: Vec<_> = times.collect();
+    (times.collect(), all - answers.len())
+}
+
+/// Reports times of [`pushes`].
+pub(crate) fn report_pushes(table: &str, more: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
     let median = times.get(times.len() / 2).copied().unwrap();
-    let row = |what: &str| format!("committed grant to the agent's answer, {what} of {wanted}");
-    report(&table(count), &row("median"), MILLIS, vec![millis(median)]);
-    report(&table(count), &row("p99"), MILLIS, vec![at_99(times)]);
+    let row = |what: &str| format!("committed grant to the agent's answer, {what} {more}");
+    report(table, &row("median"), MILLIS, vec![millis(median)]);
+    report(table, &row("p99"), MILLIS, vec![at_99(times)]);
 }
 
 /// Opens on all hosts, and closes on all.
@@ -257,7 +283,7 @@ fn table(count: usize) -> String {
 }
 
 /// Each agent is a file here, and one of the controller, which inherits the limit.
-fn more_files(count: usize) {
+pub(crate) fn more_files(count: usize) {
     let limit = getrlimit(Resource::Nofile);
     let wanted = u64::try_from(count + FILES).unwrap();
     let maximum = limit.maximum.map(|maximum| maximum.max(wanted));

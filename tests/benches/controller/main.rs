@@ -1,10 +1,12 @@
 //! The figures of the controller with real agents: from a request to an open port, beside a push
 //! straight to the agent; a request for many hosts; pages of long lists; the pages for people, and
-//! what open ones learn; the mailboxes of a fleet for checkpoints; a fleet whose agents dial; memory.
+//! what open ones learn; the mailboxes of a fleet for checkpoints; a fleet whose agents dial; hubs
+//! of a bus; memory.
 //!
 //! `cargo bench -p jit-tests --bench controller [NAME...]` runs these parts, or all.
 #![expect(clippy::unwrap_used, reason = "a measurement that meets the unexpected panics")]
 
+mod bus;
 mod fleet;
 mod lists;
 mod mailboxes;
@@ -19,13 +21,14 @@ use jit_tests::{
 };
 
 /// A part, and its name on the command line.
-const PARTS: [(&str, fn()); 6] = [
+const PARTS: [(&str, fn()); 7] = [
     ("one", requests::one_host),
     ("many", requests::many_hosts),
     ("lists", lists::measure),
     ("portal", portal::measure),
     ("mailboxes", mailboxes::measure),
     ("fleet", fleet::measure),
+    ("bus", bus::measure),
 ];
 
 fn main() {

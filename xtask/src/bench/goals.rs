@@ -36,6 +36,8 @@ const DISK: Of = Of::Peer("the disk itself: 4 KiB and fdatasync");
 
 /// The table of the largest fleet.
 const FLEET: &str = "fleet, 10000 agents";
+/// The table of the bus.
+const BUS: &str = "bus, 1000 agents";
 
 const fn most(table: &'static str, row: &'static str, of: Of, bound: f64) -> Goal {
     Goal { table, row, of, bound: Bound::AtMost(bound) }
@@ -86,6 +88,7 @@ const GOALS: &[Goal] = &[
     most(FLEET, "the call that revokes everything", Of::Value, 1.0),
     most(FLEET, "memory of the controller, each agent", Of::Value, 64.0),
     most(FLEET, "killed, to all connected again", Of::Value, 15.0),
+    most(BUS, "committed grant to the agent's answer, p99", Of::Value, 50.0),
     most("lists", "", Of::Value, 50.0),
     most("pages", "", Of::Value, 100.0),
     most("page loads", "", Of::Value, 60.0),

@@ -61,7 +61,8 @@ enum Bench {
     Attack,
     /// Pushes, start, memory
     Control,
-    /// Requests to a controller with real hosts, its lists, pages and memory, and a fleet that dials it
+    /// Requests to a controller with real hosts, its lists, pages and memory, and a fleet that
+    /// dials it or hubs of a bus
     Controller,
     /// Single steps of the agent
     Micro,
@@ -140,6 +141,7 @@ fn measure(options: &Options, figures: &Path) -> Result<Vec<String>> {
         bench
             .env("JIT_BENCH_FIGURES", figures)
             .env("JIT_AGENT_PROGRAMS", shell::target().join(built))
+            .env("JIT_NATS_SERVER", setup::nats_server())
             .envs(options.quick.then_some(("JIT_BENCH_QUICK", "1")))
             .envs(options.rounds.map(|rounds| ("JIT_BENCH_ROUNDS", rounds.to_string())));
         let reason = "the figures are taken on this machine's kernel, in network namespaces";

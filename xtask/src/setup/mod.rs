@@ -275,6 +275,12 @@ const NEEDS: &[Need] = &[
         provide: |_| tools::MUTANTS.provide(),
     },
     Need {
+        name: "nats-server, for measurements",
+        from: Purpose::Bench,
+        find: nats::find,
+        provide: nats::provide,
+    },
+    Need {
         name: "xdp-filter",
         from: Purpose::Bench,
         find: || system::find_program("xdp-filter"),

@@ -204,9 +204,11 @@ pub(crate) fn is_partial(error: &BusError) -> bool {
 
 /// The server that `cargo xtask setup` installs.
 fn program() -> PathBuf {
-    let installed =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/nats-venv/bin/nats-server");
-    let program = std::env::var_os("JIT_NATS_SERVER").map_or(installed, PathBuf::from);
+    let installed = Path::new("target/nats-venv/bin/nats-server");
+    let above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let found = above.map(|directory| directory.join(installed)).find(|file| file.exists());
+    let given = std::env::var_os("JIT_NATS_SERVER").map(PathBuf::from).or(found);
+    let program = given.unwrap_or_else(|| installed.to_owned());
     assert!(program.exists(), "no {}: `cargo xtask setup` installs it", program.display());
     program
 }

@@ -27,10 +27,10 @@ use tonic::{Request, Response, Status, codegen::tokio_stream::Stream};
 use super::board::{Board, Kind};
 
 /// An agent, across all its connections.
-pub(super) struct Agent {
-    pub(super) number: usize,
-    pub(super) id: String,
-    pub(super) board: Arc<Board>,
+pub(crate) struct Agent {
+    pub(crate) number: usize,
+    pub(crate) id: String,
+    pub(crate) board: Arc<Board>,
     trust: Arc<Config>,
     state: Mutex<State>,
 }
@@ -43,7 +43,7 @@ struct State {
 
 impl Agent {
     /// Without grants. `trust`: keys and policy, the same for all.
-    pub(super) fn new(number: usize, id: String, trust: &Arc<Config>, board: &Arc<Board>) -> Self {
+    pub(crate) fn new(number: usize, id: String, trust: &Arc<Config>, board: &Arc<Board>) -> Self {
         let ahead = trust.policy.longest_ahead();
         let ledger = Ledger::new(trust.limits.into(), trust.limits.slots(), ahead);
         let state = Mutex::new(State { ledger, reader: None });
@@ -150,7 +150,7 @@ impl State {
 }
 
 /// Events as they happen. While somebody reads them, the agent is up.
-pub(super) struct Events {
+pub(crate) struct Events {
     events: UnboundedReceiver<v1::Event>,
     board: Arc<Board>,
 }
@@ -170,7 +170,7 @@ impl Drop for Events {
 }
 
 /// What is served on one connection.
-pub(super) struct Service(pub(super) Arc<Agent>);
+pub(crate) struct Service(pub(crate) Arc<Agent>);
 
 macro_rules! service {
     ($($name:ident($request:ident) -> $response:ident,)*) => {

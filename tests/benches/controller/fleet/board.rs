@@ -17,7 +17,7 @@ const REFUSALS: usize = 10;
 
 /// What an agent did with a grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Opened,
     Closed,
     /// It had it already: nothing changed.
@@ -26,17 +26,17 @@ pub(super) enum Kind {
 
 /// An answer of one agent.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Answer {
-    pub(super) agent: usize,
-    pub(super) grant: GrantId,
-    pub(super) kind: Kind,
+pub(crate) struct Answer {
+    pub(crate) agent: usize,
+    pub(crate) grant: GrantId,
+    pub(crate) kind: Kind,
     /// Microseconds since the Unix epoch.
-    pub(super) at_us: u64,
+    pub(crate) at_us: u64,
 }
 
 /// What was seen.
 #[derive(Default)]
-pub(super) struct Board {
+pub(crate) struct Board {
     up: AtomicUsize,
     answers: Mutex<Vec<Answer>>,
     refusals: Mutex<Vec<String>>,
@@ -44,48 +44,48 @@ pub(super) struct Board {
 }
 
 impl Board {
-    pub(super) fn up(&self) {
+    pub(crate) fn up(&self) {
         self.up.fetch_add(1, Ordering::SeqCst);
     }
 
-    pub(super) fn down(&self) {
+    pub(crate) fn down(&self) {
         self.up.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Agents whose events a hub reads: it delivers to them.
-    pub(super) fn count_up(&self) -> usize {
+    pub(crate) fn count_up(&self) -> usize {
         self.up.load(Ordering::SeqCst)
     }
 
-    pub(super) fn answered(&self, agent: usize, grant: GrantId, kind: Kind) {
+    pub(crate) fn answered(&self, agent: usize, grant: GrantId, kind: Kind) {
         let answer = Answer { agent, grant, kind, at_us: now_us() };
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
     }
 
     /// All answers since this was last asked.
-    pub(super) fn take(&self) -> Vec<Answer> {
+    pub(crate) fn take(&self) -> Vec<Answer> {
         std::mem::take(&mut self.answers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Number of answers since they were taken last.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Number of such answers since they were taken last.
-    pub(super) fn count_of(&self, kind: Kind) -> usize {
+    pub(crate) fn count_of(&self, kind: Kind) -> usize {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.iter().filter(|answer| answer.kind == kind).count()
     }
 
     /// Number of agents with such an answer since they were taken last.
-    pub(super) fn agents_with(&self, kind: Kind) -> usize {
+    pub(crate) fn agents_with(&self, kind: Kind) -> usize {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         let such = answers.iter().filter(|answer| answer.kind == kind);
         such.map(|answer| answer.agent).collect::<BTreeSet<_>>().len()
     }
 
-    pub(super) fn refused(&self, why: &str) {
+    pub(crate) fn refused(&self, why: &str) {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         if refusals.len() < REFUSALS {
             refusals.push(why.to_owned());
@@ -93,19 +93,19 @@ impl Board {
     }
 
     /// Counts an attempt to connect that failed.
-    pub(super) fn failed(&self, why: String) {
+    pub(crate) fn failed(&self, why: String) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         *failures.entry(why).or_default() += 1;
     }
 
     /// Attempts that failed since this was last asked, by reason.
-    pub(super) fn failures(&self) -> BTreeMap<String, usize> {
+    pub(crate) fn failures(&self) -> BTreeMap<String, usize> {
         std::mem::take(&mut self.failures.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until this is so.
     #[track_caller]
-    pub(super) fn until(&self, what: &str, within: Duration, is: impl Fn(&Self) -> bool) {
+    pub(crate) fn until(&self, what: &str, within: Duration, is: impl Fn(&Self) -> bool) {
         let began = Instant::now();
         while !is(self) {
             let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -122,6 +122,6 @@ impl Board {
 }
 
 /// Microseconds since the Unix epoch.
-pub(super) fn now_us() -> u64 {
+pub(crate) fn now_us() -> u64 {
     u64::try_from(UNIX_EPOCH.elapsed().unwrap().as_micros()).unwrap()
 }

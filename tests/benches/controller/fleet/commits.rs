@@ -14,14 +14,14 @@ const LOOK: Duration = Duration::from_micros(500);
 type Seen = BTreeMap<GrantId, u64>;
 
 /// Looks until it is asked for what it has seen.
-pub(super) struct Commits {
+pub(crate) struct Commits {
     end: oneshot::Sender<()>,
     looking: JoinHandle<Seen>,
 }
 
 impl Commits {
     /// Looks at this database from now on.
-    pub(super) fn of(runtime: &Runtime, url: &str) -> Self {
+    pub(crate) fn of(runtime: &Runtime, url: &str) -> Self {
         let pool = runtime.block_on(AnyPool::connect(url)).unwrap();
         let (end, ended) = oneshot::channel();
         let looking = runtime.spawn(look(pool, ended));
@@ -31,7 +31,7 @@ impl Commits {
 
     /// When each grant was last not there yet, microseconds since the Unix epoch: it was committed then, or
     /// later by the time of one look.
-    pub(super) fn take(self, runtime: &Runtime) -> Seen {
+    pub(crate) fn take(self, runtime: &Runtime) -> Seen {
         self.end.send(()).unwrap();
         runtime.block_on(self.looking).unwrap()
     }

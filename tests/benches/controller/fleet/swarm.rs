@@ -37,7 +37,7 @@ use tonic::{
 use super::agent::{Agent, Service};
 
 /// The name in the hub's certificate.
-pub(super) const HUB_NAME: &str = "hub.example.org";
+pub(crate) const HUB_NAME: &str = "hub.example.org";
 /// Agents of one network, as the hub counts them.
 const OF_A_NETWORK: usize = 100;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -49,15 +49,15 @@ const HELD: Duration = Duration::from_secs(60);
 const PING: Duration = Duration::from_secs(30);
 
 /// The agents. They run until it is dropped.
-pub(super) struct Swarm {
-    pub(super) agents: Vec<Arc<Agent>>,
+pub(crate) struct Swarm {
+    pub(crate) agents: Vec<Arc<Agent>>,
     tls: Vec<Arc<ClientConfig>>,
     runtime: Runtime,
 }
 
 impl Swarm {
     /// Agents with certificates of this authority, in this namespace. None is connected yet.
-    pub(super) fn new(
+    pub(crate) fn new(
         agents: Vec<Agent>,
         (authority, ca): (&Authority, &str),
         namespace: &Namespace,
@@ -71,9 +71,10 @@ impl Swarm {
         Self { agents: agents.into_iter().map(Arc::new).collect(), tls, runtime: runtime.unwrap() }
     }
 
-    /// From now on each keeps a connection to the hub.
-    pub(super) fn dial(&self, hub: SocketAddr) {
-        for (agent, tls) in self.agents.iter().zip(&self.tls) {
+    /// From now on each keeps a connection to a hub: the first to the first, and so on in turn.
+    pub(crate) fn dial(&self, hubs: &[SocketAddr]) {
+        let hubs = hubs.iter().copied().cycle();
+        for ((agent, tls), hub) in self.agents.iter().zip(&self.tls).zip(hubs) {
             self.runtime.spawn(keep(Arc::clone(agent), Arc::clone(tls), hub));
         }
     }

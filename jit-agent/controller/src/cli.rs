@@ -8,7 +8,7 @@ use crate::{
     app::Role,
     commands::{
         access::AccessArgs, accounts::AccountsArgs, backup::BackupArgs, check::CheckArgs,
-        export::ExportArgs, init::InitArgs, report::ReportArgs, restore::RestoreArgs,
+        export::ExportArgs, health::HealthArgs, init::InitArgs, report::ReportArgs, restore::RestoreArgs,
         verify::VerifyArgs,
     },
     config::{DEFAULT_DIRECTORY, FILE},
@@ -68,6 +68,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Look whether everything is in order: configuration, files, keys, database, rules, clock
     Check(CheckArgs),
+    /// Ask the hub of a bus that runs here how it is
+    Health(HealthArgs),
     /// Copy everything while the controller runs
     Backup(BackupArgs),
     /// Put a copy into an empty directory

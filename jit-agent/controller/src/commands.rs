@@ -7,6 +7,7 @@ pub mod check;
 pub mod export;
 mod failure;
 mod files;
+pub mod health;
 pub mod init;
 mod manifest;
 mod output;

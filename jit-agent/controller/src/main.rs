@@ -10,7 +10,7 @@ use jit_controller::{
     app::{self, Role},
     cli::{Cli, Command, SIGNER, ServeArgs},
     commands::{
-        Failure, access, accounts, backup, check, complain, export, init, report, restore, verify,
+        Failure, access, accounts, backup, check, complain, export, health, init, report, restore, verify,
     },
     config::{Config, File},
     rules, signer,
@@ -57,6 +57,7 @@ async fn perform(cli: Cli) -> Result<Exit, Failure> {
         Command::Init(args) => init::run(&cli.dir, args).await,
         Command::Serve(args) => serve(&file, args).await,
         Command::Check(args) => check::run(&file, args).await,
+        Command::Health(args) => health::run(&file, args).await,
         Command::Backup(args) => backup::run(&config()?, args).await,
         Command::Restore(args) => restore::run(&cli.dir, args).await,
         Command::Export(args) => export::run(&config()?, args).await,

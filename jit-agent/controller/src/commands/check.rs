@@ -100,7 +100,7 @@ fn of_bus(bus: Option<&crate::bus::Settings>, findings: &mut Findings) {
 #[cfg(not(feature = "nats"))]
 fn of_bus(_: Option<&crate::bus::Settings>, _: &mut Findings) {}
 
-fn shown(all: &[Finding]) -> String {
+pub(super) fn shown(all: &[Finding]) -> String {
     let mut text = String::new();
     for Finding { level, about, text: sentence } in all {
         let mark = match level {

@@ -1,6 +1,6 @@
 //! What a hub shows of itself.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -9,7 +9,7 @@ use tokio::{
 
 use super::{
     double::Double,
-    world::{World, until},
+    world::{World, program, until},
 };
 
 async fn shown(at: SocketAddr, path: &str) -> String {
@@ -19,6 +19,14 @@ async fn shown(at: SocketAddr, path: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer
+}
+
+/// What the command of the hub's machine says.
+fn asked(directory: &Path) -> (Option<i32>, String) {
+    let directory = directory.display().to_string();
+    let done = tokio::task::block_in_place(|| program(&["health", "--dir", &directory]));
+    let said = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
+    (done.status.code(), said.into_owned())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -35,6 +43,11 @@ async fn a_hub_shows_its_hosts_and_whether_the_bus_is_there() {
         assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
     }
     assert!(!metrics.contains("web-1"), "no host is named: {metrics}");
+    let (code, said) = asked(&hub.directory);
+    assert_eq!(code, Some(0), "{said}");
+    for line in ["hub-a is ready", "connected: 1", "Everything is in order."] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
     for number in 0..3 {
         world.cluster.kill(number);
     }
@@ -42,4 +55,10 @@ async fn a_hub_shows_its_hosts_and_whether_the_bus_is_there() {
     assert!(shown(hub.health, "/metrics").await.contains("jit_hub_bus_connected 0\n"));
     assert!(shown(hub.health, "/metrics").await.contains("jit_hub_hosts 1\n"), "they stay");
     assert!(shown(hub.health, "/healthz").await.starts_with("HTTP/1.1 200"));
+    let (code, said) = asked(&hub.directory);
+    assert!(code == Some(69) && said.contains("no server of the bus is connected"), "{said}");
+    let directory = hub.directory.clone();
+    drop(hub);
+    let (code, said) = asked(&directory);
+    assert!(code == Some(69) && said.contains("hub-a does not answer"), "{said}");
 }

@@ -121,7 +121,7 @@ impl World {
         command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_jit-controller")]);
         command.args(["serve", "--roles", "hub", "--dir"]).arg(&directory);
         command.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
-        let hub = Hub { child: command.spawn().unwrap(), address, health, log };
+        let hub = Hub { child: command.spawn().unwrap(), address, health, directory, log };
         until(&format!("{name} listens"), async || hub.said().contains("listens to the bus")).await;
         hub
     }
@@ -216,6 +216,7 @@ pub(super) struct Hub {
     pub(super) child: Child,
     pub(super) address: SocketAddr,
     pub(super) health: SocketAddr,
+    pub(super) directory: PathBuf,
     log: PathBuf,
 }
 

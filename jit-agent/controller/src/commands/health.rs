@@ -71,6 +71,8 @@ async fn look(config: &HubConfig, file: &Path, findings: &mut Findings) -> Resul
             file.display()
         ))
     })?;
+    // A client is not built without, though nothing is encrypted here.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::builder().no_proxy().redirect(Policy::none()).timeout(WAIT).build();
     let client = client.map_err(|error| Failure::unavailable(error.to_string()))?;
     let name = &config.hub.name;

@@ -20,6 +20,7 @@ mod previous;
 mod setup;
 mod shell;
 mod test;
+mod test_lanes;
 mod test_output;
 mod test_programs;
 mod vm;

@@ -109,6 +109,14 @@ pub(crate) fn as_root(reason: &str, command: Command) -> Result<Command> {
     Ok(sudo)
 }
 
+/// Asks for root once, for programs that run side by side later. Root is not asked.
+pub(crate) fn ask_for_root(reason: &str) -> Result<()> {
+    if is_root() {
+        return Ok(());
+    }
+    visible(&mut as_root(reason, Command::new("true"))?)
+}
+
 /// The path of a program: on the PATH, or in the directories that only root's PATH has.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -206,6 +214,14 @@ pub(crate) fn long(label: &str, command: &mut Command) -> Result<()> {
 
 /// Runs a program. Each line of its output goes to this terminal and to the closure.
 pub(crate) fn stream(command: &mut Command, mut each: impl FnMut(&str)) -> Result<bool> {
+    lines(command, |line| {
+        println!("{line}");
+        each(line);
+    })
+}
+
+/// Runs a program. Each line of its output goes to the closure. Returns whether it ended well.
+pub(crate) fn lines(command: &mut Command, mut each: impl FnMut(&str)) -> Result<bool> {
     let shown = show(command);
     let output = merged_output(command)?;
     let mut child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
@@ -213,9 +229,7 @@ pub(crate) fn stream(command: &mut Command, mut each: impl FnMut(&str)) -> Resul
     command.stdout(Stdio::null()).stderr(Stdio::null());
     for line in BufReader::new(output).split(b'\n') {
         let line = line.with_context(|| format!("reading what `{shown}` prints"))?;
-        let line = String::from_utf8_lossy(&line);
-        println!("{line}");
-        each(&line);
+        each(&String::from_utf8_lossy(&line));
     }
     Ok(child.wait().with_context(|| format!("waiting for `{shown}`"))?.success())
 }

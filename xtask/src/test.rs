@@ -4,14 +4,16 @@
 //!
 //! One `cargo build --all-targets` makes all programs, and this task runs each test program. So
 //! nothing is compiled twice, and only the tests that need root get it. A program that should have
-//! tests but ran none is a failure. No test is skipped: a test that cannot run fails.
+//! tests but ran none is a failure. No test is skipped: a test that cannot run fails. `test_lanes`
+//! says which programs run side by side.
 
 use std::{
     fs::{self, File},
     io::{self, IsTerminal as _},
     num::NonZero,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -21,6 +23,7 @@ use clap::Args;
 
 use crate::{
     checks, fuzz, setup, shell,
+    test_lanes::{self, Lane},
     test_output::Tally,
     test_programs::{self, ROOT_PACKAGE, TestProgram},
     vm,
@@ -41,14 +44,6 @@ pub(crate) struct Options {
     /// Only tests with this in their name
     name: Option<String>,
 }
-
-/// The test program that runs beside the virtual machines: it takes five minutes, and little of a
-/// processor.
-const BESIDE: &str = "soak";
-
-/// Test programs whose tests wait most of the time: for a kernel that removes namespaces, for clocks,
-/// for timeouts. They get twice as many threads as there are processors. Those that measure do not.
-const WAIT: [&str; 5] = ["controllers", "coverage", "hooks", "identity", "lifecycle"];
 
 /// Results so far.
 #[derive(Default)]
@@ -74,38 +69,43 @@ pub(crate) fn run(options: Options) -> Result<()> {
     }
     shell::heading("build");
     let programs = test_programs::build()?;
-    if !no_root {
-        test_programs::build_next()?;
-    }
-    let (root_only, plain): (Vec<_>, Vec<_>) =
-        programs.iter().partition(|program| program.package == ROOT_PACKAGE);
 
     // The tests leave processors idle: what is compiled for later takes that time, at the lowest
     // priority.
     let ahead = (!no_machines && name.is_none()).then(|| thread::spawn(fuzz::build_ahead));
-    shell::heading("tests without root");
-    for program in plain {
-        outcome.run_program(program, name, false)?;
-    }
-    if name.is_none() {
-        outcome.run_documentation()?;
-    }
+    let mut chosen: Vec<_> =
+        programs.iter().filter(|program| !(no_root && needs_root(program))).collect();
     if no_root {
         outcome.wrong.push(format!("the tests of {ROOT_PACKAGE} were left out (--no-root)"));
+    }
+    if name.is_some() {
+        // Few tests, and somebody who looks on: one program after the other.
+        shell::heading("tests");
+        if !no_root {
+            test_programs::build_next()?;
+        }
+        for program in &chosen {
+            outcome.run_program(program, name)?;
+        }
     } else {
-        shell::heading("tests as root, on this kernel");
-        for program in root_only {
-            if no_machines || name.is_some() || !is_beside(program) {
-                outcome.run_program(program, name, true)?;
-            }
+        chosen.sort_by_key(|program| test_lanes::rank(program));
+        let of = |wanted: Lane| {
+            let is_there = |program: &&&TestProgram| lane(program, no_machines) == wanted;
+            chosen.iter().filter(is_there).copied().collect::<Vec<_>>()
+        };
+        shell::heading("tests, side by side");
+        outcome.run_lanes(of(Lane::Computes), of(Lane::Waits))?;
+        shell::heading("tests that measure, alone");
+        for program in of(Lane::Alone) {
+            outcome.run_program(program, name)?;
         }
     }
     if no_machines {
         let left_out = "virtual machines and fuzz targets were left out (--no-machines)";
         outcome.wrong.push(left_out.to_owned());
     } else if name.is_none() {
-        let beside = programs.iter().filter(|program| !no_root && is_beside(program));
-        let beside = beside.map(Beside::start).collect::<Result<Vec<_>>>()?;
+        let beside = chosen.iter().filter(|program| lane(program, no_machines) == Lane::Machines);
+        let beside = beside.map(|program| Beside::start(program)).collect::<Result<Vec<_>>>()?;
         // The machines need the processors for themselves.
         if let Some(ahead) = ahead {
             println!(
@@ -121,6 +121,20 @@ pub(crate) fn run(options: Options) -> Result<()> {
     outcome.summary(name.is_some(), started.elapsed())
 }
 
+/// What a lane does.
+enum Work<'a> {
+    Program(&'a TestProgram),
+    /// The examples in the documentation.
+    Documentation,
+}
+
+/// What came of a piece of work in a lane.
+struct Done<'a> {
+    work: Work<'a>,
+    tally: Tally,
+    ended_well: Result<bool>,
+}
+
 /// A test program that runs while other things do. What it writes is shown at its end.
 struct Beside<'a> {
     program: &'a TestProgram,
@@ -130,10 +144,10 @@ struct Beside<'a> {
 
 impl<'a> Beside<'a> {
     fn start(program: &'a TestProgram) -> Result<Self> {
-        let output = shell::target().join(format!("{BESIDE}.log"));
+        let output = shell::target().join("beside.log");
         let file = File::create(&output).with_context(|| format!("making {}", output.display()))?;
         let other = file.try_clone().context("a second descriptor of the output")?;
-        let mut command = command(program, None, true)?;
+        let mut command = command(program, None)?;
         command.stdin(Stdio::null()).stdout(file).stderr(other);
         let child = command.spawn().context("cannot start a test program")?;
         println!("\n{} runs beside what follows", shown(program));
@@ -141,16 +155,22 @@ impl<'a> Beside<'a> {
     }
 }
 
-fn is_beside(program: &TestProgram) -> bool {
-    program.package == ROOT_PACKAGE && program.source.file_stem().is_some_and(|stem| stem == BESIDE)
+fn needs_root(program: &TestProgram) -> bool {
+    program.package == ROOT_PACKAGE
+}
+
+/// The lane of a program. Without virtual machines, what runs beside them waits.
+fn lane(program: &TestProgram, no_machines: bool) -> Lane {
+    match test_lanes::lane(program) {
+        Lane::Machines if no_machines => Lane::Waits,
+        lane => lane,
+    }
 }
 
 /// The number of threads for a program whose tests wait.
 fn threads(program: &TestProgram) -> Option<usize> {
-    let directory = program.source.parent().and_then(Path::file_name)?;
-    let waits = program.package == ROOT_PACKAGE && WAIT.iter().any(|name| directory == *name);
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    waits.then_some(2 * processors)
+    (test_lanes::lane(program) == Lane::Waits).then_some(2 * processors)
 }
 
 fn shown(program: &TestProgram) -> String {
@@ -158,7 +178,7 @@ fn shown(program: &TestProgram) -> String {
     source.display().to_string()
 }
 
-fn command(program: &TestProgram, name: Option<&str>, root: bool) -> Result<Command> {
+fn command(program: &TestProgram, name: Option<&str>) -> Result<Command> {
     let colour = if io::stdout().is_terminal() { "always" } else { "never" };
     let is_chosen = std::env::var_os("RUST_TEST_THREADS").is_some();
     let threads = threads(program).filter(|_| !is_chosen);
@@ -175,15 +195,88 @@ fn command(program: &TestProgram, name: Option<&str>, root: bool) -> Result<Comm
         .args(name)
         .args(["--color", colour])
         .args(threads.map(|count| format!("--test-threads={count}")));
-    if root {
+    if needs_root(program) {
         return shell::as_root("these tests make namespaces and load programs", command);
     }
     Ok(command)
 }
 
+impl<'a> Done<'a> {
+    /// Does the work, and shows at once what was written.
+    fn of(work: Work<'a>) -> Self {
+        let shown = work.shown();
+        let started = Instant::now();
+        let mut tally = Tally::default();
+        let mut written = String::new();
+        let ended_well = work.command().and_then(|mut command| {
+            shell::lines(command.stdin(Stdio::null()), |line| {
+                if line.contains(" has been running for over ") {
+                    println!("  {shown}: {line}");
+                }
+                written += line;
+                written.push('\n');
+                tally.read(line);
+            })
+        });
+        print!("\n{shown} ({} s)\n{written}", started.elapsed().as_secs());
+        Self { work, tally, ended_well }
+    }
+}
+
+impl Work<'_> {
+    fn shown(&self) -> String {
+        match self {
+            Self::Program(program) => shown(program),
+            Self::Documentation => "examples in the documentation".to_owned(),
+        }
+    }
+
+    fn command(&self) -> Result<Command> {
+        match self {
+            Self::Program(program) => command(program, None),
+            Self::Documentation => {
+                Ok(shell::cargo(["test"].iter().chain(&test_programs::HOST).chain(&["--doc"])))
+            }
+        }
+    }
+}
+
 impl Outcome {
-    fn run_program(&mut self, program: &TestProgram, name: Option<&str>, root: bool) -> Result<()> {
-        let mut command = command(program, name, root)?;
+    /// Runs the programs of both lanes, and the examples in the documentation. What a program writes
+    /// is shown at its end, and before that only which test runs for long.
+    fn run_lanes(&mut self, computes: Vec<&TestProgram>, waits: Vec<&TestProgram>) -> Result<()> {
+        // Made when the first program may need it: one lane compiles, the other one tests.
+        let next = OnceLock::new();
+        if waits.iter().any(|program| needs_root(program)) {
+            shell::ask_for_root("the tests make namespaces and load programs")?;
+        }
+        let last = [Work::Documentation];
+        let computes = computes.into_iter().map(Work::Program).chain(last).collect();
+        let waits = waits.into_iter().map(Work::Program).collect();
+        let all = test_lanes::both([computes, waits], |work| {
+            if matches!(work, Work::Program(program) if needs_root(program)) {
+                next.get_or_init(test_programs::build_next);
+            }
+            Done::of(work)
+        });
+        for Done { work, tally, ended_well } in all {
+            let ended_well = ended_well.unwrap_or_else(|error| {
+                self.wrong.push(checks::shown(&error));
+                false
+            });
+            match work {
+                Work::Program(program) => self.count(program, tally, ended_well),
+                Work::Documentation => self.count_documentation(tally, ended_well),
+            }
+        }
+        if let Some(Err(error)) = next.into_inner() {
+            self.wrong.push(checks::shown(&error.context("the next layouts")));
+        }
+        Ok(())
+    }
+
+    fn run_program(&mut self, program: &TestProgram, name: Option<&str>) -> Result<()> {
+        let mut command = command(program, name)?;
         println!("\n{}", shown(program));
         let mut tally = Tally::default();
         let ended_well = shell::stream(command.stdin(Stdio::null()), |line| tally.read(line))?;
@@ -220,16 +313,11 @@ impl Outcome {
         self.total.add(tally);
     }
 
-    fn run_documentation(&mut self) -> Result<()> {
-        println!("\nexamples in the documentation");
-        let mut cargo = shell::cargo(["test"].iter().chain(&test_programs::HOST).chain(&["--doc"]));
-        let mut tally = Tally::default();
-        let ended_well = shell::stream(&mut cargo, |line| tally.read(line))?;
+    fn count_documentation(&mut self, tally: Tally, ended_well: bool) {
         if !ended_well && tally.failed == 0 {
             self.wrong.push("examples in the documentation: could not be run".to_owned());
         }
         self.total.add(tally);
-        Ok(())
     }
 
     /// Runs the reduced matrix of other kernels, and the fuzz targets for a moment.
@@ -278,23 +366,30 @@ impl Outcome {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_programs_whose_tests_wait_get_more_threads() {
-        let of = |package: &str, source: &str| TestProgram {
-            package: package.to_owned(),
+    fn of(source: &str) -> TestProgram {
+        TestProgram {
+            package: String::new(),
             executable: PathBuf::new(),
             directory: PathBuf::new(),
-            source: PathBuf::from(source),
+            source: shell::root().join(source),
             kind: "test".to_owned(),
-        };
-        for name in WAIT {
-            let source = format!("tests/tests/{name}/main.rs");
-            assert!(shell::root().join(&source).is_file(), "there is no {source}");
-            assert!(threads(&of(ROOT_PACKAGE, &source)).is_some_and(|count| count > 1));
-            assert_eq!(threads(&of("jit-agent", &source)), None);
         }
-        for measures in ["floods/main.rs", "fleet/main.rs", "whole/main.rs", "soak.rs"] {
-            assert_eq!(threads(&of(ROOT_PACKAGE, &format!("tests/tests/{measures}"))), None);
+    }
+
+    #[test]
+    fn only_programs_whose_tests_wait_get_more_threads() {
+        for waits in ["tests/tests/lifecycle/main.rs", "tests/tests/hooks/main.rs"] {
+            assert!(threads(&of(waits)).is_some_and(|count| count > 1), "{waits}");
         }
+        for other in ["tests/tests/floods/main.rs", "tests/tests/soak.rs", "proto/src/lib.rs"] {
+            assert_eq!(threads(&of(other)), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn without_machines_nothing_is_left_out() {
+        let soak = of("tests/tests/soak.rs");
+        assert_eq!(lane(&soak, false), Lane::Machines);
+        assert_eq!(lane(&soak, true), Lane::Waits);
     }
 }

@@ -32,11 +32,24 @@ pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// A command of the cargo that runs this task, in the root of the workspace.
+/// A command of the cargo that runs this task, in the root of the workspace. It does not see what
+/// cargo says to this task about itself: build scripts of others (ring's) run again when that changes,
+/// and half of the tree would be compiled again for each turn of `cargo xtask` and `cargo test`.
 pub(crate) fn cargo<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root()).args(arguments);
+    for (name, _) in std::env::vars_os() {
+        if is_about_this_task(&name) {
+            cargo.env_remove(name);
+        }
+    }
     cargo
+}
+
+/// Whether cargo sets this for each program that it runs, to what holds for that program.
+fn is_about_this_task(variable: &OsStr) -> bool {
+    let name = variable.to_string_lossy();
+    name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR"
 }
 
 /// A command: a program with its arguments.
@@ -272,4 +285,25 @@ fn read_in_background(pipe: PipeReader) -> mpsc::Receiver<String> {
         }
     });
     receive
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_hears_nothing_of_the_task_that_runs_it() {
+        for name in ["CARGO_PKG_NAME", "CARGO_PKG_VERSION_MAJOR", "CARGO_MANIFEST_DIR", "OUT_DIR"] {
+            assert!(is_about_this_task(OsStr::new(name)), "{name}");
+        }
+        for name in ["CARGO_TARGET_DIR", "CARGO_HOME", "CARGO", "RUSTFLAGS", "PATH"] {
+            assert!(!is_about_this_task(OsStr::new(name)), "{name}");
+        }
+        let cargo = cargo(["build"]);
+        let is_removed = |name: &OsStr| cargo.get_envs().any(|one| one == (name, None));
+        let stays = std::env::vars_os()
+            .map(|(name, _)| name)
+            .find(|name| is_about_this_task(name) && !is_removed(name));
+        assert_eq!(stays, None);
+    }
 }

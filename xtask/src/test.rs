@@ -159,10 +159,10 @@ fn needs_root(program: &TestProgram) -> bool {
     program.package == ROOT_PACKAGE
 }
 
-/// The lane of a program. Without virtual machines, what runs beside them waits.
+/// The lane of a program. Without virtual machines, what runs beside them runs alone.
 fn lane(program: &TestProgram, no_machines: bool) -> Lane {
     match test_lanes::lane(program) {
-        Lane::Machines if no_machines => Lane::Waits,
+        Lane::Machines if no_machines => Lane::Alone,
         lane => lane,
     }
 }
@@ -247,7 +247,7 @@ impl Outcome {
     fn run_lanes(&mut self, computes: Vec<&TestProgram>, waits: Vec<&TestProgram>) -> Result<()> {
         // Made when the first program may need it: one lane compiles, the other one tests.
         let next = OnceLock::new();
-        if waits.iter().any(|program| needs_root(program)) {
+        if computes.iter().chain(&waits).any(|program| needs_root(program)) {
             shell::ask_for_root("the tests make namespaces and load programs")?;
         }
         let last = [Work::Documentation];
@@ -390,6 +390,6 @@ mod tests {
     fn without_machines_nothing_is_left_out() {
         let soak = of("tests/tests/soak.rs");
         assert_eq!(lane(&soak, false), Lane::Machines);
-        assert_eq!(lane(&soak, true), Lane::Waits);
+        assert_eq!(lane(&soak, true), Lane::Alone);
     }
 }

@@ -8,8 +8,8 @@ use crate::{
     app::Role,
     commands::{
         access::AccessArgs, accounts::AccountsArgs, backup::BackupArgs, check::CheckArgs,
-        export::ExportArgs, health::HealthArgs, init::InitArgs, report::ReportArgs, restore::RestoreArgs,
-        verify::VerifyArgs,
+        export::ExportArgs, health::HealthArgs, init::InitArgs, report::ReportArgs,
+        restore::RestoreArgs, verify::VerifyArgs,
     },
     config::{DEFAULT_DIRECTORY, FILE},
     rules::command::RulesArgs,

@@ -10,7 +10,8 @@ use jit_controller::{
     app::{self, Role},
     cli::{Cli, Command, SIGNER, ServeArgs},
     commands::{
-        Failure, access, accounts, backup, check, complain, export, health, init, report, restore, verify,
+        Failure, access, accounts, backup, check, complain, export, health, init, report, restore,
+        verify,
     },
     config::{Config, File},
     rules, signer,

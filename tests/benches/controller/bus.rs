@@ -40,7 +40,9 @@ pub(crate) fn measure() {
     let servers = Servers::start(&stage.hub);
     let mut hubs = Vec::new();
     let site = Site::with(stage, count, &ROLES, |stage, authority| {
-        hubs.extend(HUBS.map(|(name, listen)| Hub::start(stage, authority, name, listen, &servers)));
+        hubs.extend(
+            HUBS.map(|(name, listen)| Hub::start(stage, authority, name, listen, &servers)),
+        );
         servers.section(Who::Controller)
     });
     site.swarm.dial(&HUBS.map(|(_, listen)| listen.parse::<SocketAddr>().unwrap()));

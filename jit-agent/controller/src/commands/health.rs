@@ -184,11 +184,9 @@ mod tests {
 
     #[test]
     fn a_hub_that_listens_everywhere_is_asked_here() {
-        for (listens, asked) in [
-            ("0.0.0.0:1", "127.0.0.1:1"),
-            ("[::]:1", "[::1]:1"),
-            ("192.0.2.1:1", "192.0.2.1:1"),
-        ] {
+        for (listens, asked) in
+            [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("192.0.2.1:1", "192.0.2.1:1")]
+        {
             assert_eq!(from_here(listens.parse().unwrap()).to_string(), asked);
         }
     }

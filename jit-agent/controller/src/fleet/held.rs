@@ -38,7 +38,8 @@ impl Endings {
     /// Whether one of them may be of these, which the host should hold. What the controller itself ended is
     /// no news.
     pub(super) fn are_news(&self, expected: &[Delivery]) -> bool {
-        let ended = |one: &Delivery| one.grant_id.parse().is_ok_and(|id| self.known.contains_key(&id));
+        let ended =
+            |one: &Delivery| one.grant_id.parse().is_ok_and(|id| self.known.contains_key(&id));
         expected.iter().any(|one| self.more || ended(one))
     }
 

@@ -289,8 +289,7 @@ impl Reception for Post {
             missed: Arc::clone(&missed),
         };
         let host_of = host.to_owned();
-        let entry =
-            Entry { host: host_of, arrivals, letters, asked, comparisons, calls, missed };
+        let entry = Entry { host: host_of, arrivals, letters, asked, comparisons, calls, missed };
         hosts.insert(tag, entry);
         drop(hosts);
         tokio::spawn(host::run(Arc::clone(self), host.to_owned(), inbox, uplink));

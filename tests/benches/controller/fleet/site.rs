@@ -40,9 +40,7 @@ impl Site {
     pub(crate) fn new(stage: Stage, count: usize) -> Self {
         Self::with(stage, count, &[], |stage, authority| {
             certify_hub(authority, &stage.own(""));
-            format!(
-                "\n[hub]\nlisten = \"{HUB}\"\ncertificate = \"hub.pem\"\nkey = \"hub.key\"\n"
-            )
+            format!("\n[hub]\nlisten = \"{HUB}\"\ncertificate = \"hub.pem\"\nkey = \"hub.key\"\n")
         })
     }
 

@@ -16,7 +16,8 @@ use super::{
 };
 
 /// It arms a port, which needs a confirmation.
-const POLICY: &str = "[[port]]\nport = 22\nprotocol = \"tcp\"\nsources = [\"0.0.0.0/0\", \"::/0\"]\n";
+const POLICY: &str =
+    "[[port]]\nport = 22\nprotocol = \"tcp\"\nsources = [\"0.0.0.0/0\", \"::/0\"]\n";
 const WHO: &str = "ana@example.org";
 
 async fn policy(world: &World) -> String {

@@ -17,11 +17,7 @@ use jit_client::{
 use jit_controller::{
     clock::now_ms,
     desk::{self, Desk},
-    fleet::{
-        Fleet, SignCheckpoint, SignError, SignPolicy,
-        far::Freshness,
-        import,
-    },
+    fleet::{Fleet, SignCheckpoint, SignError, SignPolicy, far::Freshness, import},
     model::{Host, host::Observed},
     signer::{self, KeySettings, Signer},
     store::{Delivery, Request, Store},

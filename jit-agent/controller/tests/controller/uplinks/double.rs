@@ -190,7 +190,8 @@ impl Double {
     /// Connects, and goes from one of these hubs to the next when it is asked to connect anew, or
     /// is cut off.
     pub(super) async fn roam(&self, hubs: &[SocketAddr], config: Arc<ClientConfig>) {
-        *self.ways.lock().unwrap() = Some(Ways { hubs: hubs.to_vec(), config: Arc::clone(&config) });
+        *self.ways.lock().unwrap() =
+            Some(Ways { hubs: hubs.to_vec(), config: Arc::clone(&config) });
         let closed = self.dial(hubs[0], config).await.unwrap();
         tokio::spawn(self.clone().stays(closed));
     }

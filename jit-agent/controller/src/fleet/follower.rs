@@ -47,7 +47,8 @@ const SELDOM: u32 = 4;
 /// A cursor that no run of an agent has: all events that it still holds come, with the end of its audit.
 const ALL_EVENTS: &str = "controller-0";
 
-/// Follows one host.
+/// Follows one host. There are thousands of them, which wait nearly always: what a task does for a moment has
+/// its state in a box, and not in the task for ever.
 pub(super) struct Follower {
     host: Arc<Host>,
     link: Arc<Link>,
@@ -115,7 +116,7 @@ impl Follower {
         loop {
             let connected = match next.take() {
                 Some(connection) => Ok(connection),
-                None => self.connect(urgent).await,
+                None => Box::pin(self.connect(urgent)).await,
             };
             match connected {
                 Ok(connection) => {
@@ -199,12 +200,12 @@ impl Follower {
 
     /// Follows a host that is connected, until the connection ends.
     async fn follow(&mut self, mut connection: Connection) -> End {
-        let boot = match self.ask(&mut connection).await {
+        let boot = match Box::pin(self.ask(&mut connection)).await {
             Ok(boot) => boot,
             Err(end) => return end,
         };
         let mut agent = connection.agent.clone();
-        let mut events = match self.events(&mut agent).await {
+        let mut events = match Box::pin(self.events(&mut agent)).await {
             Ok(events) => events,
             Err(error) => return End::Closed(error.to_string()),
         };
@@ -232,15 +233,16 @@ impl Follower {
                 }
                 () = sleep_until(bring_at), if brings.is_some() => {
                     let Some((_, made)) = brings.take() else { continue };
-                    let now_says =
-                        compare(&self.shared, (&self.host.id, &self.link), &mut agent, &made).await;
+                    let place = (self.host.id.as_str(), &*self.link);
+                    let now_says = compare(&self.shared, place, &mut agent, &made);
+                    let now_says = Box::pin(now_says).await;
                     expected = now_says != Said::Unwanted;
-                    self.report_said(&now_says, &said).await;
+                    Box::pin(self.report_said(&now_says, &said)).await;
                     said = now_says;
                 }
                 event = agent.next_event(&mut events) => match event {
                     Ok(Some(event)) => {
-                        if self.happened(event).await {
+                        if Box::pin(self.happened(event)).await {
                             due = due.min(Instant::now() + SETTLE);
                         }
                     }
@@ -248,14 +250,14 @@ impl Follower {
                     Err(error) => return End::Closed(error.to_string()),
                 },
                 () = sleep_until(due) => {
-                    if let Err(end) = self.ask(&mut connection).await {
+                    if let Err(end) = Box::pin(self.ask(&mut connection)).await {
                         return end;
                     }
                     due = Instant::now() + every * 3 / 4 + part(every / 2, random());
                 }
                 () = sleep_until(self.look.unwrap_or(due)), if self.look.is_some() => {
                     self.look = None;
-                    if self.endings.are_news(&self.expected().await) {
+                    if self.endings.are_news(&Box::pin(self.expected()).await) {
                         due = Instant::now();
                     } else {
                         self.endings.clear();
@@ -263,12 +265,15 @@ impl Follower {
                 }
                 () = self.link.doubted() => due = Instant::now(),
                 uplink = self.link.arrival() => {
-                    if let Some(new) = self.meet(uplink, &mut connection, &boot).await {
+                    let new = self.meet(uplink, &mut connection, &boot);
+                    if let Some(new) = Box::pin(new).await {
                         let (by, former) = (Box::new(new), Box::new(connection));
                         return End::Replaced { by, former };
                     }
                 }
-                former = gone(&mut self.former) => self.examine(former, &connection).await,
+                former = gone(&mut self.former) => {
+                    Box::pin(self.examine(former, &connection)).await;
+                }
                 () = self.link.renewed(), if connection.peer.is_some() => {
                     // The agent makes the new one first. An older agent cannot, and has to come back.
                     if let Err(error) = agent.reconnect().await {
@@ -547,4 +552,18 @@ enum End {
         former: Box<Connection>,
     },
     WrongId(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_is_followed_takes_little_room() {
+        fn room<S, F>(_of: impl FnOnce(S) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = room(Follower::run);
+        assert!(bytes <= 5 * 1024, "{bytes} bytes for each host");
+    }
 }

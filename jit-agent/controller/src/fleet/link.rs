@@ -123,12 +123,21 @@ impl Link {
     /// Takes the next connection that the agent has made.
     pub(super) async fn arrival(&self) -> Connection {
         loop {
-            let next = self.arrivals().pop_front();
-            match next {
+            match self.next_arrival() {
                 Some(uplink) => return uplink,
                 None => self.arrived.notified().await,
             }
         }
+    }
+
+    fn next_arrival(&self) -> Option<Connection> {
+        let mut arrivals = self.arrivals();
+        let next = arrivals.pop_front();
+        // Thousands of links are empty nearly always.
+        if arrivals.is_empty() {
+            arrivals.shrink_to_fit();
+        }
+        next
     }
 
     /// Waits until there is one.

@@ -84,7 +84,8 @@ pub(super) fn start(
         link: Arc::clone(link),
         agent: connection.agent.clone(),
     };
-    Some(Renewal(tokio::spawn(renewing.run(shown)).abort_handle()))
+    // While its handle is kept, a task that has ended keeps its place: that is to be small.
+    Some(Renewal(tokio::spawn(Box::pin(renewing.run(shown))).abort_handle()))
 }
 
 struct Renewing {
@@ -110,7 +111,7 @@ impl Renewing {
         sleep(Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0))).await;
         let mut failed = 0_u32;
         loop {
-            match self.renew(&shown).await {
+            match Box::pin(self.renew(&shown)).await {
                 Ok(end_ms) => {
                     tracing::info!(host = self.host, end_ms, "its certificate was renewed");
                     return;

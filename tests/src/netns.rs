@@ -25,8 +25,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 const DIRECTORY: &str = "/run/netns";
 const PREFIX: &str = "jt-";
 
-/// Longest wait for an address to be usable.
-const SETTLED: Duration = Duration::from_secs(5);
+/// Longest wait for an address or an interface to be usable.
+const SETTLED: Duration = Duration::from_secs(20);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 static SWEEP: Once = Once::new();
@@ -191,6 +191,18 @@ impl Namespace {
                 namespace.address(name, address);
             }
             namespace.ip(&["link", "set", name, "up"]);
+        }
+        self.wait_until_up(interface);
+        peer.wait_until_up(peer_interface);
+    }
+
+    /// Until the kernel has noticed that both ends are up it drops what is sent, and on a machine with
+    /// other work all three requests of a neighbour discovery.
+    fn wait_until_up(&self, interface: &str) {
+        let end = Instant::now() + SETTLED;
+        while self.property(interface, "operstate") != "UP" {
+            assert!(Instant::now() < end, "{interface} does not come up");
+            thread::sleep(Duration::from_millis(1));
         }
     }
 

@@ -137,7 +137,7 @@ impl Followers {
     fn follow(&mut self, host: Arc<Host>, observed: Observed) {
         let link = self.shared.roster.add(Arc::clone(&host));
         let shared = Arc::clone(&self.shared);
-        let follower = Follower::new(Arc::clone(&host), link, observed, shared);
+        let follower = Box::new(Follower::new(Arc::clone(&host), link, observed, shared));
         let task = self.tasks.spawn(follower.run());
         self.all.insert(host.id.clone(), (host, task));
     }

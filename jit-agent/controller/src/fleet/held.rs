@@ -158,6 +158,23 @@ mod tests {
     }
 
     #[test]
+    fn what_the_controller_itself_ended_is_no_news() {
+        let event = v1::GrantEvent { kind: "revoked".into(), ..v1::GrantEvent::default() };
+        let mut endings = Endings::default();
+        endings.add(grant_id(1), &event);
+        assert!(endings.are_news(&[row(2), row(1)]), "the host should hold it");
+        assert!(!endings.are_news(&[row(2)]) && !endings.are_news(&[]));
+        for number in 0..=u64::try_from(MOST).unwrap() {
+            let id = [[7; 8], number.to_be_bytes()].concat();
+            endings.add(GrantId::from_bytes(&id).unwrap(), &event);
+        }
+        assert!(endings.are_news(&[row(2)]), "one that had no room may be of it");
+        assert!(!endings.are_news(&[]), "the host should hold nothing");
+        endings.clear();
+        assert!(!endings.are_news(&[row(1)]));
+    }
+
+    #[test]
     fn the_use_of_what_the_controller_delivered_is_counted() {
         let with = |number, hits| v1::GrantState { hits, ..held(number, State::Active) };
         let live = [with(1, 3), with(2, 0), with(3, 7)];

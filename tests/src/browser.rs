@@ -206,8 +206,7 @@ impl Browser {
     /// Types a text into the field with this label, in the place of what was there.
     #[track_caller]
     pub fn fill(&self, label: &str, text: &str) {
-        let field = self.field(label);
-        self.done(async |_| {
+        self.act(&field(label), async |field| {
             field.clear().await?;
             field.send_keys(text).await
         });
@@ -216,28 +215,28 @@ impl Browser {
     /// Chooses an entry, by its words, of the list with this label.
     #[track_caller]
     pub fn choose(&self, label: &str, entry: &str) {
-        let list = self.field(label);
-        self.done(async |_| list.select_by_label(entry).await);
+        self.act(&field(label), async |list| list.select_by_label(entry).await);
     }
 
     /// Ticks the box, or takes the one of several, with this label.
     #[track_caller]
     pub fn tick(&self, label: &str) {
-        let field = self.field(label);
-        self.done(async |_| if field.is_selected().await? { Ok(()) } else { field.click().await });
+        let path = field(label);
+        self.act(&path, async |it| if it.is_selected().await? { Ok(()) } else { it.click().await });
     }
 
     /// Presses the button with these words.
     #[track_caller]
     pub fn press(&self, words: &str) {
         let path = format!("//button[normalize-space()={}]", quoted(words));
-        self.click(&path);
+        self.act(&path, async |button| button.click().await);
     }
 
     /// Follows the link with these words.
     #[track_caller]
     pub fn follow(&self, words: &str) {
-        self.click(&format!("//a[normalize-space()={}]", quoted(words)));
+        let path = format!("//a[normalize-space()={}]", quoted(words));
+        self.act(&path, async |link| link.click().await);
     }
 
     /// Types on the keyboard: what has the focus gets it.
@@ -315,48 +314,48 @@ impl Browser {
     }
 
     /// Calls the browser, inside of its namespace.
+    ///
+    /// An element can be replaced after it was found, by a script of its page or by the next page.
+    /// A call that meets this has done nothing with it, and begins again.
     fn run<T: Send>(
         &self,
-        body: impl AsyncFnOnce(&Client) -> Result<T, CmdError> + Send,
+        body: impl AsyncFn(&Client) -> Result<T, CmdError> + Sync,
     ) -> Result<T, String> {
-        let answer =
-            || self.runtime.block_on(body(&self.client)).map_err(|error| error.to_string());
-        self.namespace.run(answer)
+        let end = Instant::now() + PATIENCE;
+        let answer = async || loop {
+            match body(&self.client).await {
+                Err(error) if error.is_stale_element_reference() && Instant::now() < end => {}
+                answer => break answer,
+            }
+        };
+        self.namespace.run(|| self.runtime.block_on(answer()).map_err(|error| error.to_string()))
     }
 
     #[track_caller]
-    fn done<T: Send>(&self, body: impl AsyncFnOnce(&Client) -> Result<T, CmdError> + Send) -> T {
+    fn done<T: Send>(&self, body: impl AsyncFn(&Client) -> Result<T, CmdError> + Sync) -> T {
         self.run(body).unwrap_or_else(|error| panic!("the browser: {error}"))
     }
 
-    /// The field whose label begins with this. It may come a moment later.
+    /// Does something with the element at a path. It may come a moment later.
     #[track_caller]
-    fn field(&self, label: &str) -> Element {
-        let path = format!(
-            "//*[self::input or self::select or self::textarea]\
-             [@id=//label[starts-with(normalize-space(), {0})]/@for \
-             or ancestor::label[starts-with(normalize-space(), {0})] \
-             or @aria-label={0}]",
-            quoted(label)
-        );
-        self.found(&path)
-    }
-
-    #[track_caller]
-    fn click(&self, path: &str) {
-        let element = self.found(path);
-        self.done(async |_| element.click().await);
-    }
-
-    #[track_caller]
-    fn found(&self, path: &str) -> Element {
-        let found = self.run(async |client| {
-            client.wait().at_most(PATIENCE).for_element(Locator::XPath(path)).await
+    fn act(&self, path: &str, act: impl AsyncFn(Element) -> Result<(), CmdError> + Sync) {
+        let done = self.run(async |client| {
+            let wait = client.wait().at_most(PATIENCE);
+            act(wait.for_element(Locator::XPath(path)).await?).await
         });
-        found.unwrap_or_else(|error| {
-            panic!("no {path} at {}: {error}\n{}", self.path(), self.text())
-        })
+        done.unwrap_or_else(|error| panic!("{path} at {}: {error}\n{}", self.path(), self.text()));
     }
+}
+
+/// The path of the field whose label begins with this.
+fn field(label: &str) -> String {
+    format!(
+        "//*[self::input or self::select or self::textarea]\
+         [@id=//label[starts-with(normalize-space(), {0})]/@for \
+         or ancestor::label[starts-with(normalize-space(), {0})] \
+         or @aria-label={0}]",
+        quoted(label)
+    )
 }
 
 /// A text in XPath, which has no escapes.

@@ -281,7 +281,7 @@ fn a_state_directory_from_before_there_were_floors_is_adopted() {
     {
         let database = redb::Database::create(state.path().join(FILE)).unwrap();
         let write = database.begin_write().unwrap();
-        let floors: redb::TableDefinition<'_, &str, i64> = redb::TableDefinition::new("floors");
+        let floors: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("floors");
         assert!(write.delete_table(floors).unwrap());
         write.commit().unwrap();
     }
@@ -293,6 +293,26 @@ fn a_state_directory_from_before_there_were_floors_is_adopted() {
     store.commit(&Transaction { floors: floors.clone(), ..Transaction::default() }).unwrap();
     drop(store);
     assert_eq!(Store::open(state.path(), NOW.wall).unwrap().1.floors, floors);
+}
+
+/// A floor that cannot be read must not be taken for none.
+#[test]
+fn a_number_of_another_length_is_damage() {
+    for bytes in [&[0; 7][..], &[0; 9], &[]] {
+        let state = good_state();
+        {
+            let database = redb::Database::create(state.path().join(FILE)).unwrap();
+            let write = database.begin_write().unwrap();
+            let floors: redb::TableDefinition<'_, &str, &[u8]> =
+                redb::TableDefinition::new("floors");
+            write.open_table(floors).unwrap().insert("", bytes).unwrap();
+            write.commit().unwrap();
+        }
+        let (_, stored) = Store::open(state.path(), NOW.wall).unwrap();
+        let damage = stored.damaged.expect("damage");
+        let said = format!("{damage:?}");
+        assert!(said.contains(&format!("1 numbers in {} bytes", bytes.len())), "{said}");
+    }
 }
 
 #[test]

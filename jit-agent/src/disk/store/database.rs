@@ -29,16 +29,21 @@ use crate::{
     },
 };
 
-const GRANTS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("grants");
-const PROGRESS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("lives");
-const TOMBSTONES: TableDefinition<'_, [u8; 16], (i64, u64)> = TableDefinition::new("tombstones");
+// Two types of tables are enough. The library compiles its trees anew for each type: 60 KB of code.
+type ById = TableDefinition<'static, [u8; 16], &'static [u8]>;
+type ByName = TableDefinition<'static, &'static str, &'static [u8]>;
+
+const GRANTS: ById = TableDefinition::new("grants");
+const PROGRESS: ById = TableDefinition::new("lives");
+/// Until when, and the boot clock then: two numbers.
+const TOMBSTONES: ById = TableDefinition::new("tombstones");
 /// Requester to floor, milliseconds since 1970; the empty name: everybody.
-const FLOORS: TableDefinition<'_, &str, i64> = TableDefinition::new("floors");
-const BOOT: TableDefinition<'_, &str, &str> = TableDefinition::new("boot");
-const NUMBERS: TableDefinition<'_, &str, i64> = TableDefinition::new("numbers");
-const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
-const DENIALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("denials");
-const CHECKPOINTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("checkpoints");
+const FLOORS: ByName = TableDefinition::new("floors");
+const BOOT: ByName = TableDefinition::new("boot");
+const NUMBERS: ByName = TableDefinition::new("numbers");
+const POLICIES: ByName = TableDefinition::new("policies");
+const DENIALS: ByName = TableDefinition::new("denials");
+const CHECKPOINTS: ByName = TableDefinition::new("checkpoints");
 const LAST: &str = "last";
 const HISTORY: &str = "history";
 const PUSHED: &str = "pushed";
@@ -139,22 +144,21 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
     stored.progress = progress?;
     for item in read.open_table(TOMBSTONES)?.iter()? {
         let (id, tombstone) = item?;
-        let (until, boot) = tombstone.value();
-        let tombstone = Tombstone { until: WallTime(until), boot: BootNanos(boot) };
+        let [until, boot] = numbers(tombstone.value())?;
+        let tombstone = Tombstone { until: WallTime(until), boot: BootNanos(boot.cast_unsigned()) };
         stored.tombstones.push((GrantId(id.value()), tombstone));
     }
     stored.floors = read_floors(&read.open_table(FLOORS)?)?;
-    stored.boot_id = read.open_table(BOOT)?.get(ID)?.map(|id| id.value().to_owned());
+    let boot_id = read.open_table(BOOT)?.get(ID)?;
+    stored.boot_id = boot_id.map(|id| String::from_utf8_lossy(id.value()).into_owned());
     let policies = read.open_table(POLICIES)?.get(PUSHED)?;
     stored.policies = policies.and_then(|bytes| StoredPolicies::decode(bytes.value()).ok());
     let denials = read.open_table(DENIALS)?.get(HISTORY)?;
     stored.denials = denials.map(|blob| blob.value().to_vec());
     let checkpoint = read.open_table(CHECKPOINTS)?.get(LAST)?;
     stored.checkpoint = checkpoint.and_then(|one| v1::Checkpoint::decode(one.value()).ok());
-    let numbers = read.open_table(NUMBERS)?;
-    let number = |name: &str| -> Result<_, redb::Error> {
-        Ok(numbers.get(name)?.map(|value| value.value()))
-    };
+    let table = read.open_table(NUMBERS)?;
+    let number = |name: &str| table.get(name)?.map(|value| number(value.value())).transpose();
     stored.floor = number(FLOOR)?.map(WallTime);
     stored.lost_before = number(LOST_BEFORE)?.map(WallTime);
     stored.closings = number(CLOSINGS)?.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
@@ -189,13 +193,13 @@ fn read_progress(database: &Database) -> Result<HashMap<GrantId, StoredProgress>
 pub(super) fn begin(database: &Database, stored: &Stored) -> Result<(), redb::Error> {
     let write = database.begin_write()?;
     {
-        let mut numbers = write.open_table(NUMBERS)?;
+        let mut table = write.open_table(NUMBERS)?;
         for (name, time) in [(FLOOR, stored.floor), (LOST_BEFORE, stored.lost_before)] {
             if let Some(time) = time {
-                numbers.insert(name, time.0)?;
+                write_number(&mut table, name, time.0)?;
             }
         }
-        numbers.insert(CLOSINGS, i64::try_from(stored.closings).unwrap_or(i64::MAX))?;
+        write_number(&mut table, CLOSINGS, i64::try_from(stored.closings).unwrap_or(i64::MAX))?;
     }
     write.commit()?;
     Ok(())
@@ -250,13 +254,14 @@ pub(super) fn write(
             table.remove(id.0)?;
         }
         for (id, Tombstone { until, boot }) in in_order(tombstones, |(id, _)| *id) {
-            table.insert(id.0, (until.0, boot.0))?;
+            let both = [until.0.to_be_bytes(), boot.0.to_be_bytes()];
+            table.insert(id.0, both.as_flattened())?;
         }
         if !floors.is_empty() {
             write_floors(&mut write.open_table(FLOORS)?, floors)?;
         }
         if let Some(boot_id) = boot_id {
-            write.open_table(BOOT)?.insert(ID, boot_id.as_str())?;
+            write.open_table(BOOT)?.insert(ID, boot_id.as_bytes())?;
         }
         if let Some(policies) = policies {
             let bytes = policies.encode_to_vec();
@@ -269,12 +274,12 @@ pub(super) fn write(
             let bytes = checkpoint.encode_to_vec();
             write.open_table(CHECKPOINTS)?.insert(LAST, bytes.as_slice())?;
         }
-        let mut numbers = write.open_table(NUMBERS)?;
+        let mut table = write.open_table(NUMBERS)?;
         if let Some(lost_before) = lost_before {
-            numbers.insert(LOST_BEFORE, lost_before.0)?;
+            write_number(&mut table, LOST_BEFORE, lost_before.0)?;
         }
-        numbers.insert(FLOOR, reached.floor.0)?;
-        numbers.insert(CLOSINGS, i64::try_from(reached.closings).unwrap_or(i64::MAX))?;
+        write_number(&mut table, FLOOR, reached.floor.0)?;
+        write_number(&mut table, CLOSINGS, i64::try_from(reached.closings).unwrap_or(i64::MAX))?;
     }
     let permitted = permit.wait();
     if permitted {
@@ -285,19 +290,45 @@ pub(super) fn write(
     Ok(permitted)
 }
 
-fn read_floors(table: &impl ReadableTable<&'static str, i64>) -> Result<Floors, redb::Error> {
+/// A number as it is stored: 8 bytes, big endian.
+fn number(bytes: &[u8]) -> Result<i64, redb::Error> {
+    let [number] = numbers(bytes)?;
+    Ok(number)
+}
+
+/// `N` numbers, one after the other.
+fn numbers<const N: usize>(bytes: &[u8]) -> Result<[i64; N], redb::Error> {
+    let (numbers, rest) = bytes.as_chunks();
+    match <[[u8; 8]; N]>::try_from(numbers) {
+        Ok(numbers) if rest.is_empty() => Ok(numbers.map(i64::from_be_bytes)),
+        _ => Err(redb::Error::Corrupted(format!("{N} numbers in {} bytes", bytes.len()))),
+    }
+}
+
+fn write_number(
+    table: &mut Table<'_, &'static str, &'static [u8]>,
+    name: &str,
+    number: i64,
+) -> Result<(), redb::Error> {
+    table.insert(name, number.to_be_bytes().as_slice())?;
+    Ok(())
+}
+
+fn read_floors(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<Floors, redb::Error> {
     let mut floors = Floors::default();
     for item in table.iter()? {
         let (name, at) = item?;
         let requester = Some(name.value().to_owned()).filter(|name| !name.is_empty());
-        floors.raise(Floor { requester, at: WallTime(at.value()) });
+        floors.raise(Floor { requester, at: WallTime(number(at.value())?) });
     }
     Ok(floors)
 }
 
 /// Adds floors to the stored ones.
 fn write_floors(
-    table: &mut Table<'_, &'static str, i64>,
+    table: &mut Table<'_, &'static str, &'static [u8]>,
     more: &Floors,
 ) -> Result<(), redb::Error> {
     let before = read_floors(table)?;
@@ -308,7 +339,7 @@ fn write_floors(
         table.remove(name.as_str())?;
     }
     for Floor { requester, at } in after.iter() {
-        table.insert(requester.as_deref().unwrap_or_default(), at.0)?;
+        write_number(table, requester.as_deref().unwrap_or_default(), at.0)?;
     }
     Ok(())
 }

@@ -38,8 +38,7 @@ use super::{
 
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Connections that wait for a place for their handshake, in the kernel: after a restart all agents come back
-/// at about the same time.
+/// Connections that wait in the kernel: after a restart all agents come back at about the same time.
 const BACKLOG: i32 = 4096;
 /// After a failed accept(2), such as one without a free file.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -147,7 +146,6 @@ pub(in super::super) async fn run<R: Reception>(
     let mut draining = shared.draining();
     loop {
         let next = async {
-            // Who is not taken yet waits, and is not sent away: an agent that is comes back much later.
             hub.uplinks.places.free().await;
             listener.accept().await
         };
@@ -164,14 +162,19 @@ pub(in super::super) async fn run<R: Reception>(
             }
         };
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        match hub.uplinks.places.handshake(peer.ip()) {
-            Ok(place) => {
+        match hub.uplinks.places.wait(peer.ip()) {
+            Ok(waits) => {
                 let (shared, hub) = (Arc::clone(&shared), Arc::clone(&hub));
                 tokio::spawn(async move {
-                    if let Err(why) = take(&shared, &hub, tcp, peer).await {
+                    let place = hub.uplinks.places.handshake(peer.ip()).await;
+                    drop(waits);
+                    let taken = match &place {
+                        Ok(_) => take(&shared, &hub, tcp, peer).await,
+                        Err(why) => Err((*why).to_owned()),
+                    };
+                    if let Err(why) = taken {
                         hub.uplinks.refusals.add(peer, &why);
                     }
-                    drop(place);
                 });
             }
             Err(why) => hub.uplinks.refusals.add(peer, why),

@@ -9,3 +9,9 @@
 /// The only protocol that both sides offer (ALPN, RFC 7301): neither takes the connection for one of the
 /// other direction.
 pub const ALPN: &[u8] = b"jit-agent-uplink/1";
+
+/// What a host signs with the key of its certificate to prove that it makes this request (PKCS#10,
+/// DER) for its next one. A hub could put a request of its own in its place.
+pub fn next_certificate(csr: &[u8]) -> Vec<u8> {
+    [b"jit-agent next certificate/1\0", csr].concat()
+}

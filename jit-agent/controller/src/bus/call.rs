@@ -32,7 +32,7 @@ pub struct Call {
     #[prost(int64, tag = "4")]
     pub since_ms: i64,
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "Ask", tags = "5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub ask: Option<Ask>,
 }
 
@@ -60,6 +60,12 @@ pub enum Ask {
     /// Has the agent make its connection anew.
     #[prost(message, tag = "11")]
     Reconnect(v1::ReconnectRequest),
+    /// A request for its next certificate.
+    #[prost(message, tag = "12")]
+    RequestCertificate(v1::RequestCertificateRequest),
+    /// Brings its next certificate.
+    #[prost(message, tag = "13")]
+    InstallCertificate(v1::InstallCertificateRequest),
 }
 
 /// The answer to a call.
@@ -75,7 +81,7 @@ pub struct Answer {
     #[prost(string, tag = "3")]
     pub host: String,
     /// What was said.
-    #[prost(oneof = "Said", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Said", tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub said: Option<Said>,
 }
 
@@ -109,6 +115,12 @@ pub enum Said {
     /// The agent was asked for another connection.
     #[prost(message, tag = "12")]
     Reconnect(v1::ReconnectResponse),
+    /// By the agent.
+    #[prost(message, tag = "13")]
+    RequestCertificate(v1::RequestCertificateResponse),
+    /// By the agent.
+    #[prost(message, tag = "14")]
+    InstallCertificate(v1::InstallCertificateResponse),
 }
 
 /// A refusal by the agent.

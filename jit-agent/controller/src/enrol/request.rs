@@ -1,12 +1,12 @@
 //! A machine's request for a certificate (PKCS#10, RFC 2986): only its key counts, and that the
 //! machine has it. Which names the certificate bears is decided here, and never by who asks.
 
-use jit_proto::pem;
+use jit_proto::{pem, uplink::next_certificate};
 use ring::signature::{ECDSA_P256_SHA256_ASN1, ED25519, UnparsedPublicKey, VerificationAlgorithm};
 use sha2::{Digest as _, Sha256};
 use x509_parser::{
-    certification_request::X509CertificationRequest, prelude::FromDer as _,
-    x509::SubjectPublicKeyInfo,
+    certificate::X509Certificate, certification_request::X509CertificationRequest,
+    prelude::FromDer as _, x509::SubjectPublicKeyInfo,
 };
 
 /// Longest request, bytes of PEM.
@@ -63,8 +63,10 @@ impl Request {
             return Err(malformed(&"something is after it"));
         }
         let info = &request.certification_request_info;
-        let algorithm =
-            algorithm(&info.subject_pki, request.signature_algorithm.algorithm.as_bytes())?;
+        let (algorithm, named) = algorithm(&info.subject_pki)?;
+        if request.signature_algorithm.algorithm.as_bytes() != named {
+            return Err(RequestError::Key);
+        }
         let key = UnparsedPublicKey::new(algorithm, &info.subject_pki.subject_public_key.data);
         if request.signature_value.unused_bits != 0
             || key.verify(info.raw, &request.signature_value.data).is_err()
@@ -96,16 +98,24 @@ impl Request {
     }
 }
 
-/// How such a key signs, if it does so.
+/// Whether who has the key of a certificate (DER) has made this request (DER):
+/// [`next_certificate`] is what it signs.
+pub fn is_proven(certificate: &[u8], csr: &[u8], proof: &[u8]) -> bool {
+    let Ok((_, read)) = X509Certificate::from_der(certificate) else { return false };
+    let Ok((algorithm, _)) = algorithm(read.public_key()) else { return false };
+    let key = UnparsedPublicKey::new(algorithm, &read.public_key().subject_public_key.data);
+    key.verify(&next_certificate(csr), proof).is_ok()
+}
+
+/// How such a key signs, and the name of that.
 fn algorithm(
     key: &SubjectPublicKeyInfo<'_>,
-    signature: &[u8],
-) -> Result<&'static dyn VerificationAlgorithm, RequestError> {
+) -> Result<(&'static dyn VerificationAlgorithm, &'static [u8]), RequestError> {
     let curve = key.algorithm.parameters.as_ref().and_then(|curve| curve.as_oid().ok());
     let curve = curve.as_ref().map(|curve| curve.as_bytes());
     match (key.algorithm.algorithm.as_bytes(), curve) {
-        (EC_KEY, Some(P256)) if signature == ECDSA_SHA256 => Ok(&ECDSA_P256_SHA256_ASN1),
-        (ED25519_OID, None) if signature == ED25519_OID => Ok(&ED25519),
+        (EC_KEY, Some(P256)) => Ok((&ECDSA_P256_SHA256_ASN1, ECDSA_SHA256)),
+        (ED25519_OID, None) => Ok((&ED25519, ED25519_OID)),
         _ => Err(RequestError::Key),
     }
 }
@@ -114,7 +124,7 @@ fn algorithm(
 pub(super) mod tests {
     use rcgen::{
         CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
-        SignatureAlgorithm,
+        SignatureAlgorithm, SigningKey as _,
     };
 
     use super::*;
@@ -157,6 +167,25 @@ pub(super) mod tests {
                 }
             }
             assert!(refused + 2 >= der.len(), "{refused} of {}", der.len());
+        }
+    }
+
+    #[test]
+    fn who_has_the_key_of_a_certificate_proves_its_request_and_no_other() {
+        for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ED25519] {
+            let key = KeyPair::generate_for(algorithm).unwrap();
+            let certificate = CertificateParams::default().self_signed(&key).unwrap();
+            let certificate = certificate.der();
+            let [csr, other] = [(); 2].map(|()| pem::one(&asking(algorithm), &LABELS).unwrap().der);
+            let proof = key.sign(&next_certificate(&csr)).unwrap();
+            assert!(is_proven(certificate, &csr, &proof));
+            assert!(!is_proven(certificate, &other, &proof), "a hub's own request");
+            assert!(!is_proven(certificate, &csr, &key.sign(&csr).unwrap()), "for another use");
+            assert!(!is_proven(certificate, &csr, &[]));
+            let another = KeyPair::generate_for(algorithm).unwrap();
+            let proof = another.sign(&next_certificate(&csr)).unwrap();
+            assert!(!is_proven(certificate, &csr, &proof), "by another key");
+            assert!(!is_proven(&[], &csr, &proof));
         }
     }
 

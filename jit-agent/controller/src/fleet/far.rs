@@ -9,6 +9,7 @@ mod doubles;
 mod hubs;
 mod letters;
 mod place;
+mod renewals;
 mod reports;
 
 use std::{sync::Arc, time::Duration};
@@ -93,6 +94,7 @@ pub(super) async fn run(
     }
     if let Reach::Bus(calls) = &rolls.reach {
         parts.spawn(calls::listen(Arc::clone(calls), office.bus.clone()));
+        parts.spawn(renewals::run(office.outbox.clone(), Arc::clone(calls)));
     }
     parts.spawn(roller::run(rolls));
     parts.spawn(letters::run(Arc::clone(&office)));

@@ -167,6 +167,21 @@ impl Caller {
         call!(self.confirm_policy(version))
     }
 
+    /// The host's request for its next certificate.
+    pub(super) async fn request_certificate(
+        &mut self,
+    ) -> Result<v1::RequestCertificateResponse, CallError> {
+        call!(self.request_certificate())
+    }
+
+    /// Brings the host its next certificate, DER.
+    pub(super) async fn install_certificate(
+        &mut self,
+        certificate: Vec<u8>,
+    ) -> Result<v1::InstallCertificateResponse, CallError> {
+        call!(self.install_certificate(certificate))
+    }
+
     /// Who was refused.
     pub(super) async fn denials(
         &mut self,

@@ -1,14 +1,15 @@
 //! Has a host's certificate renewed in the last third of its time, over the connection that the
 //! host has made with it: the host makes a key and a request, the signer's process issues, and the
 //! host takes what it finds good. Only certificates that were issued here (`enrol`) are renewed.
+//! When it is time for hosts at hubs of the bus, `far::renewals` knows.
 
 use std::{sync::Arc, time::Duration};
 
 use jit_client::{
-    Agent, CallError,
+    CallError,
     pem::{Holds, certificates},
 };
-use jit_proto::pem;
+use jit_proto::{pem, printable::clean, v1::RequestCertificateResponse};
 use tokio::{
     task::AbortHandle,
     time::{Instant, sleep, timeout_at},
@@ -19,22 +20,30 @@ use super::{
     backoff::{Backoff, random},
     connection::{Connection, Shown},
     link::Link,
+    outbox::Outbox,
+    reach::Caller,
 };
 use crate::{
     clock::now_ms,
-    enrol::{renew, request::Request},
+    enrol::{
+        renew,
+        request::{Request, is_proven},
+    },
     store::{HostCertificate, StoreError},
 };
 
-/// From this part of a certificate's time on it is renewed, by chance up to so much later: hosts
-/// that have enrolled together do not come together.
-const FROM: f64 = 0.6;
+/// From this part of a certificate's time on, in percent, it is renewed, by chance up to so much
+/// later: hosts that have enrolled together do not come together.
+pub(super) const FROM: u8 = 60;
 const SPREAD: f64 = 1.0 / 15.0;
 /// The longest wait for the signer's process, and how often it is looked for what it has issued.
 const ISSUED: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(250);
+/// Longest word and sentence of a host that are kept, characters.
+const WORD: usize = 64;
+const SENTENCE: usize = 1000;
 /// Between two attempts.
-const AGAIN: Backoff =
+pub(super) const AGAIN: Backoff =
     Backoff { first: Duration::from_secs(4), most: Duration::from_secs(15 * 60) };
 
 /// Renews a certificate until it is dropped.
@@ -47,7 +56,7 @@ impl Drop for Renewal {
 }
 
 /// Why a certificate was not renewed.
-enum Trouble {
+pub(super) enum Trouble {
     /// On this connection it never will be.
     Never(String),
     /// Not now.
@@ -57,7 +66,7 @@ enum Trouble {
 impl From<CallError> for Trouble {
     fn from(error: CallError) -> Self {
         match error {
-            // An older agent cannot.
+            // It would say so again. An older agent, which does not know the call, may be updated.
             CallError::Refused { .. } => Self::Never(error.to_string()),
             CallError::Files(_) | CallError::Unavailable(_) => Self::Later(error.to_string()),
         }
@@ -82,7 +91,7 @@ pub(super) fn start(
         shared: Arc::clone(shared),
         host: host.to_owned(),
         link: Arc::clone(link),
-        agent: connection.agent.clone(),
+        caller: Caller::Own(Box::new(connection.agent.clone())),
     };
     // While its handle is kept, a task that has ended keeps its place: that is to be small.
     Some(Renewal(tokio::spawn(Box::pin(renewing.run(shown))).abort_handle()))
@@ -92,7 +101,7 @@ struct Renewing {
     shared: Arc<Shared>,
     host: String,
     link: Arc<Link>,
-    agent: Agent,
+    caller: Caller,
 }
 
 impl Renewing {
@@ -112,10 +121,7 @@ impl Renewing {
         let mut failed = 0_u32;
         loop {
             match Box::pin(self.renew(&shown)).await {
-                Ok(end_ms) => {
-                    tracing::info!(host = self.host, end_ms, "its certificate was renewed");
-                    return;
-                }
+                Ok(()) => return,
                 Err(Trouble::Never(why)) => {
                     tracing::warn!(host = self.host, "its certificate is not renewed: {why}");
                     return;
@@ -132,74 +138,133 @@ impl Renewing {
         }
     }
 
-    /// One attempt. Returns the end of the new certificate.
-    async fn renew(&mut self, shown: &HostCertificate) -> Result<i64, Trouble> {
+    async fn renew(&mut self, shown: &HostCertificate) -> Result<(), Trouble> {
         if self.link.may_be_disputed() {
             return Err(Trouble::Later("two machines are connected as this host".into()));
         }
-        let asked = self.agent.request_certificate().await?;
-        if asked.standing != "ready" {
-            return Err(Trouble::Never(format!("{}: {}", asked.standing, asked.detail)));
+        renew(&self.shared.outbox, &self.host, &mut self.caller, Some(shown)).await
+    }
+}
+
+/// One attempt. `shown`: the certificate that the host has shown here; `None`: a hub passes on what
+/// the host says, and the host proves which it has. It may have a later one already.
+pub(super) async fn renew(
+    outbox: &Outbox,
+    host: &str,
+    caller: &mut Caller,
+    shown: Option<&HostCertificate>,
+) -> Result<(), Trouble> {
+    let asked = caller.request_certificate().await?;
+    if asked.standing != "ready" {
+        let (word, detail) = (clean(&asked.standing, WORD), clean(&asked.detail, SENTENCE));
+        return Err(Trouble::Never(format!("{word}: {detail}")));
+    }
+    let proven;
+    let shown = match shown {
+        Some(shown) => shown,
+        None => {
+            proven = proven_by(outbox, host, &asked).await?;
+            if !is_due(&proven, now_ms()) {
+                return Ok(());
+            }
+            &proven
         }
-        let request = Request::read(&pem::encode("CERTIFICATE REQUEST", &asked.csr));
-        let request = request.map_err(|why| Trouble::Never(format!("its request: {why}")))?;
-        let issued = self.issued(shown, &request).await?;
-        let chain = certificates(&issued.pem, Holds::One);
-        let chain = chain.map_err(|why| Trouble::Never(why.to_string()))?;
-        let leaf = chain.first().ok_or_else(|| Trouble::Never("it has no certificate".into()))?;
-        let answer = self.agent.install_certificate(leaf.to_vec()).await?;
-        match answer.standing.as_str() {
-            "installed" => Ok(answer.not_after_ms),
-            standing => Err(Trouble::Later(format!("{standing}: {}", answer.detail))),
+    };
+    let request = Request::read(&pem::encode("CERTIFICATE REQUEST", &asked.csr));
+    let request = request.map_err(|why| Trouble::Never(format!("its request: {why}")))?;
+    let issued = issued(outbox, shown, &request).await?;
+    let chain = certificates(&issued.pem, Holds::One);
+    let chain = chain.map_err(|why| Trouble::Never(why.to_string()))?;
+    let leaf = chain.first().ok_or_else(|| Trouble::Never("it has no certificate".into()))?;
+    let answer = caller.install_certificate(leaf.to_vec()).await?;
+    match answer.standing.as_str() {
+        "installed" => {
+            let end_ms = issued.not_after_ms;
+            tracing::info!(host, end_ms, "its certificate was renewed");
+            Ok(())
+        }
+        standing => {
+            let (word, detail) = (clean(standing, WORD), clean(&answer.detail, SENTENCE));
+            Err(Trouble::Later(format!("{word}: {detail}")))
         }
     }
+}
 
-    /// The certificate for a request, which the signer's process issues.
-    async fn issued(
-        &self,
-        shown: &HostCertificate,
-        request: &Request,
-    ) -> Result<HostCertificate, Trouble> {
-        let outbox = &self.shared.outbox;
-        let mut changes = outbox.changes();
-        // One may be there from an attempt before.
-        if let Some(found) = self.found(shown, request).await? {
+/// The certificate of which the host has proven that it has the key. A hub that was broken into
+/// could ask in a host's name.
+async fn proven_by(
+    outbox: &Outbox,
+    host: &str,
+    asked: &RequestCertificateResponse,
+) -> Result<HostCertificate, Trouble> {
+    if asked.proof.is_empty() {
+        return Err(Trouble::Never(
+            "its agent does not prove that it asks: an older one cannot. Update it, or let the host \
+             enrol again before its certificate ends"
+                .into(),
+        ));
+    }
+    let serial = Shown::of(&asked.certificate).map(|shown| shown.serial).unwrap_or_default();
+    let known = outbox.store().certificate(&serial).await?.filter(|one| one.host == host);
+    let known = known.ok_or_else(|| {
+        Trouble::Never("the certificate that it has was not issued here for this host".into())
+    })?;
+    let chain = certificates(&known.pem, Holds::One).unwrap_or_default();
+    if chain.first().is_some_and(|leaf| is_proven(leaf, &asked.csr, &asked.proof)) {
+        Ok(known)
+    } else {
+        Err(Trouble::Later("the request is not from who has the host's key".into()))
+    }
+}
+
+/// The certificate for a request, which the signer's process issues.
+async fn issued(
+    outbox: &Outbox,
+    shown: &HostCertificate,
+    request: &Request,
+) -> Result<HostCertificate, Trouble> {
+    let mut changes = outbox.changes();
+    // One may be there from an attempt before.
+    if let Some(found) = found(outbox, shown, request).await? {
+        return Ok(found);
+    }
+    let mut turn = outbox.begin().await?;
+    let wanted = renew::want(&mut turn.tx, shown, request, now_ms()).await?;
+    turn.commit().await?;
+    wanted.map_err(|why| Trouble::Never(why.to_string()))?;
+    let until = Instant::now() + ISSUED;
+    while Instant::now() < until {
+        changes.borrow_and_update();
+        if let Some(found) = found(outbox, shown, request).await? {
             return Ok(found);
         }
-        let mut turn = outbox.begin().await?;
-        let wanted = renew::want(&mut turn.tx, shown, request, now_ms()).await?;
-        turn.commit().await?;
-        wanted.map_err(|why| Trouble::Never(why.to_string()))?;
-        let until = Instant::now() + ISSUED;
-        while Instant::now() < until {
-            changes.borrow_and_update();
-            if let Some(found) = self.found(shown, request).await? {
-                return Ok(found);
-            }
-            let _by_the_clock = timeout_at(Instant::now() + LOOK, changes.changed()).await;
-        }
-        Err(Trouble::Later("the signer's process has issued none yet".into()))
+        let _by_the_clock = timeout_at(Instant::now() + LOOK, changes.changed()).await;
     }
+    Err(Trouble::Later("the signer's process has issued none yet".into()))
+}
 
-    async fn found(
-        &self,
-        shown: &HostCertificate,
-        request: &Request,
-    ) -> Result<Option<HostCertificate>, Trouble> {
-        let found = self.shared.outbox.store().certificate_of_request(request.sha256()).await?;
-        let later = |one: &HostCertificate| {
-            one.not_after_ms > shown.not_after_ms && one.not_after_ms > now_ms()
-        };
-        Ok(found.filter(later))
-    }
+async fn found(
+    outbox: &Outbox,
+    shown: &HostCertificate,
+    request: &Request,
+) -> Result<Option<HostCertificate>, Trouble> {
+    let found = outbox.store().certificate_of_request(request.sha256()).await?;
+    let later = |one: &HostCertificate| {
+        one.not_after_ms > shown.not_after_ms && one.not_after_ms > now_ms()
+    };
+    Ok(found.filter(later))
 }
 
 /// When a certificate is renewed, milliseconds since the Unix epoch. `random`: any number.
 fn due_ms(of: &HostCertificate, random: u32) -> i64 {
     let lifetime_ms = u64::try_from(of.not_after_ms.saturating_sub(of.issued_ms)).unwrap_or(0);
-    let share = FROM + SPREAD * f64::from(random) / f64::from(u32::MAX);
+    let share = f64::from(FROM) / 100.0 + SPREAD * f64::from(random) / f64::from(u32::MAX);
     let after = Duration::from_millis(lifetime_ms).mul_f64(share).as_millis();
     of.issued_ms.saturating_add(i64::try_from(after).unwrap_or(i64::MAX))
+}
+
+fn is_due(of: &HostCertificate, now_ms: i64) -> bool {
+    due_ms(of, 0) <= now_ms
 }
 
 #[cfg(test)]

@@ -243,6 +243,25 @@ impl Store {
         row.fetch_optional(self.pool()).await?.as_ref().map(certificate).transpose()
     }
 
+    /// Serial numbers of the certificates that have not ended and of whose time this part, in
+    /// percent, is over, each with its host; those that end first come first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn certificates_due(
+        &self,
+        percent: u8,
+        now_ms: i64,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        let rows = query(
+            "SELECT serial, host FROM certificate WHERE not_after_ms > $1 \
+             AND issued_ms + (not_after_ms - issued_ms) / 100 * $2 <= $1 \
+             ORDER BY not_after_ms, serial",
+        );
+        let rows = rows.bind(now_ms).bind(i64::from(percent)).fetch_all(self.pool()).await?;
+        rows.iter().map(|row| Ok((row.try_get("serial")?, row.try_get("host")?))).collect()
+    }
+
     /// The certificates that are still to be issued, the oldest first, at most this number.
     ///
     /// # Errors

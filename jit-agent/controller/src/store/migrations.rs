@@ -25,6 +25,7 @@ const VERSIONS: &[(i64, &str, &str)] = &[
     (12, "enrolment", include_str!("schema/0012_enrolment.sql")),
     (13, "closings", include_str!("schema/0013_closings.sql")),
     (14, "issuing", include_str!("schema/0014_issuing.sql")),
+    (15, "due", include_str!("schema/0015_due.sql")),
 ];
 
 /// The versions of the tables that this program knows, the oldest first.

@@ -9,6 +9,7 @@ mod double;
 mod health;
 mod killed;
 mod lies;
+mod renewals;
 mod rivals;
 #[path = "../controller/uplinks/signed.rs"]
 mod signed;

@@ -32,11 +32,7 @@ impl Keeper {
         match asked {
             Renewing::Request(reply) => {
                 let _gone = reply.send(match self.request() {
-                    Ok(csr) => v1::RequestCertificateResponse {
-                        standing: "ready".into(),
-                        csr: csr.into(),
-                        ..v1::RequestCertificateResponse::default()
-                    },
+                    Ok(ready) => ready,
                     Err((word, detail)) => v1::RequestCertificateResponse {
                         standing: word.into(),
                         detail,
@@ -65,8 +61,8 @@ impl Keeper {
         }
     }
 
-    /// The request for the next certificate, DER.
-    fn request(&mut self) -> Result<Vec<u8>, Refused> {
+    /// The request for the next certificate.
+    fn request(&mut self) -> Result<v1::RequestCertificateResponse, Refused> {
         let used = self.hub_material.as_ref().ok_or_else(no_uplink)?;
         used.may_be_renewed().map_err(refused)?;
         let failed = |error: rcgen::Error| ("storage", format!("no key can be made: {error}"));
@@ -74,7 +70,15 @@ impl Keeper {
             Some(pair) => pair,
             None => KeyPair::generate().map_err(failed)?,
         };
-        request(self.next_key.insert(pair)).map_err(failed)
+        let csr = request(self.next_key.insert(pair)).map_err(failed)?;
+        let (certificate, proof) = used.proves(&csr);
+        Ok(v1::RequestCertificateResponse {
+            standing: "ready".into(),
+            csr: csr.into(),
+            certificate: certificate.into(),
+            proof: proof.into(),
+            ..v1::RequestCertificateResponse::default()
+        })
     }
 
     /// Takes a certificate; returns its end.

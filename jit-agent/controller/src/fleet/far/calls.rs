@@ -218,6 +218,20 @@ impl Line {
         said!(self, Denials(request))
     }
 
+    pub(in crate::fleet) async fn request_certificate(
+        &self,
+    ) -> Result<v1::RequestCertificateResponse, CallError> {
+        said!(self, RequestCertificate(v1::RequestCertificateRequest {}))
+    }
+
+    pub(in crate::fleet) async fn install_certificate(
+        &self,
+        certificate: Vec<u8>,
+    ) -> Result<v1::InstallCertificateResponse, CallError> {
+        let request = v1::InstallCertificateRequest { certificate: certificate.into() };
+        said!(self, InstallCertificate(request))
+    }
+
     /// Has the agent make its connection anew.
     pub(in crate::fleet) async fn reconnect(&self) -> Result<v1::ReconnectResponse, CallError> {
         said!(self, Reconnect(v1::ReconnectRequest {}))

@@ -91,6 +91,11 @@ async fn said(agent: &mut Agent, ask: Ask) -> Result<Said, CallError> {
             Said::ConfirmPolicy(agent.confirm_policy(request.version).await?)
         }
         Ask::Denials(request) => Said::Denials(agent.denials(request).await?),
+        Ask::RequestCertificate(_) => Said::RequestCertificate(agent.request_certificate().await?),
+        Ask::InstallCertificate(request) => {
+            let certificate = request.certificate.to_vec();
+            Said::InstallCertificate(agent.install_certificate(certificate).await?)
+        }
         Ask::Reconnect(_) => Said::Unavailable("a connection is not made anew here".to_owned()),
     })
 }

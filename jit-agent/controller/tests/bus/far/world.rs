@@ -19,7 +19,7 @@ use jit_controller::{
     desk::{self, Desk},
     fleet::{Fleet, SignCheckpoint, SignError, SignPolicy, far::Freshness, import},
     model::{Host, host::Observed},
-    signer::{self, KeySettings, Signer},
+    signer::{self, AuthoritySettings, KeySettings, Signer},
     store::{Delivery, Request, Store},
 };
 use jit_proto::{uplink::ALPN, v1};
@@ -42,7 +42,7 @@ pub(super) struct World {
     directory: TempDir,
     authority: Authority,
     ca: String,
-    signer: Signer,
+    pub(super) signer: Signer,
     fleet: Option<Fleet>,
 }
 
@@ -55,6 +55,8 @@ impl World {
         let made = Authority::create("test", DAY).unwrap();
         let authority = Authority::from_pem(&made.certificate, &made.key).unwrap();
         let store = Store::open(&Store::sqlite_url(&directory.path().join("c.db"))).await.unwrap();
+        fs::write(directory.path().join("ca.pem"), &made.certificate).unwrap();
+        fs::write(directory.path().join("ca.key"), &made.key).unwrap();
         let signer = signer(directory.path()).await;
         let desk = Desk::new(store, Some(signer.clone()), desk::Settings::default());
         let added = hosts.iter().map(|id| Host { id: (*id).into(), ..Host::default() });
@@ -191,7 +193,7 @@ fn unsigned() -> SignCheckpoint {
     })
 }
 
-/// The real signer, with a key of each kind.
+/// The real signer, with a key of each kind and the authority of hosts.
 async fn signer(directory: &Path) -> Signer {
     let provider = rustls::crypto::ring::default_provider();
     for name in ["signing.key", "closing.key"] {
@@ -200,6 +202,13 @@ async fn signer(directory: &Path) -> Signer {
     }
     let mut settings = signer::Settings::of_pem(Path::new("signing.key"));
     settings.revocation_keys = vec![KeySettings::Pem { file: "closing.key".into() }];
+    settings.authority = Some(AuthoritySettings {
+        certificate: "ca.pem".into(),
+        key: "ca.key".into(),
+        trust_domain: "example.org".into(),
+        lifetime: DAY / 24,
+        certificates_a_minute: 100,
+    });
     settings.resolve(directory);
     settings.limits.signatures_a_minute = 100_000;
     settings.limits.policies = true;

@@ -19,9 +19,11 @@ use jit_proto::{
     mailbox::{self, Mailbox},
     merkle,
     payload_type::{GRANT_TYPE, REVOCATION_TYPE},
+    uplink::next_certificate,
     v1::{self, jit_agent_server as server},
 };
 use prost::Message as _;
+use rcgen::{CertificateParams, KeyPair, SigningKey as _};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -45,6 +47,21 @@ pub(super) struct Double {
     made: Arc<AtomicU64>,
     pub(super) heard: Arc<Heard>,
     pub(super) policies: Arc<Mutex<Policies>>,
+    pub(super) renews: Arc<Mutex<Renews>>,
+}
+
+/// How its certificate is renewed.
+#[derive(Default)]
+pub(super) struct Renews {
+    /// The one in use (DER), and its key; `None`: it is not.
+    pub(super) used: Option<(Vec<u8>, KeyPair)>,
+    /// Its hub puts a request of its own in the place of the host's.
+    pub(super) swapped: bool,
+    /// Times that it was asked for a request.
+    pub(super) asked: usize,
+    /// What was brought, with the key that waited for it.
+    pub(super) brought: Vec<(Vec<u8>, KeyPair)>,
+    next: Option<KeyPair>,
 }
 
 /// Where it connects in turn.
@@ -124,6 +141,7 @@ impl Double {
             ways: Arc::default(),
             made: Arc::default(),
             policies: Arc::default(),
+            renews: Arc::default(),
             heard: Arc::default(),
         }
     }
@@ -518,6 +536,45 @@ macro_rules! double {
                 Ok(Response::new(v1::ReconnectResponse {}))
             }
 
+            async fn request_certificate(
+                &self,
+                _request: Request<v1::RequestCertificateRequest>,
+            ) -> Result<Response<v1::RequestCertificateResponse>, Status> {
+                let mut renews = self.renews.lock().unwrap();
+                renews.asked += 1;
+                let csr_of = |key: &KeyPair| {
+                    CertificateParams::default().serialize_request(key).unwrap().der().to_vec()
+                };
+                let next = KeyPair::generate().unwrap();
+                let mut csr = csr_of(&next);
+                let none = || Status::unimplemented("a stand-in does not");
+                let (certificate, key) = renews.used.as_ref().ok_or_else(none)?;
+                let mut answer = v1::RequestCertificateResponse {
+                    standing: "ready".into(),
+                    certificate: certificate.clone().into(),
+                    proof: key.sign(&next_certificate(&csr)).unwrap().into(),
+                    ..v1::RequestCertificateResponse::default()
+                };
+                if renews.swapped {
+                    csr = csr_of(&KeyPair::generate().unwrap());
+                }
+                answer.csr = csr.into();
+                renews.next = Some(next);
+                Ok(Response::new(answer))
+            }
+
+            async fn install_certificate(
+                &self,
+                request: Request<v1::InstallCertificateRequest>,
+            ) -> Result<Response<v1::InstallCertificateResponse>, Status> {
+                let mut renews = self.renews.lock().unwrap();
+                let none = || Status::failed_precondition("no key waits");
+                let key = renews.next.take().ok_or_else(none)?;
+                renews.brought.push((request.into_inner().certificate.to_vec(), key));
+                let standing = "installed".into();
+                Ok(Response::new(v1::InstallCertificateResponse { standing, ..Default::default() }))
+            }
+
             $(
                 async fn $name(
                     &self,
@@ -538,6 +595,4 @@ double! {
     set_policy_floor(SetPolicyFloorRequest) -> SetPolicyFloorResponse,
     denials(DenialsRequest) -> DenialsResponse,
     why(WhyRequest) -> WhyResponse,
-    request_certificate(RequestCertificateRequest) -> RequestCertificateResponse,
-    install_certificate(InstallCertificateRequest) -> InstallCertificateResponse,
 }

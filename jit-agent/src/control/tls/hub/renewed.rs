@@ -5,10 +5,11 @@
 use std::{sync::Arc, time::Duration};
 
 use jit_client::HostUri;
-use jit_proto::{WallTime, pem};
+use jit_proto::{WallTime, pem, uplink::next_certificate};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls::{
     RootCertStore,
+    SignatureScheme::{ECDSA_NISTP256_SHA256, ED25519},
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
     server::WebPkiClientVerifier,
 };
@@ -112,6 +113,16 @@ impl HubMaterial {
         if new.not_now(now).is_some() { Err(NotRenewed::NotNow) } else { Ok(new) }
     }
 
+    /// The certificate (DER), and a signature by its key that this request (DER) comes from here. A
+    /// key of a kind that no enrolled host has makes none.
+    pub(crate) fn proves(&self, csr: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let certificate = self.own.chain.first().map(|one| one.to_vec()).unwrap_or_default();
+        let key = certified(self.own.chain.clone(), self.own.private_key()).ok();
+        let signer = key.and_then(|own| own.key.choose_scheme(&[ECDSA_NISTP256_SHA256, ED25519]));
+        let proof = signer.and_then(|signer| signer.sign(&next_certificate(csr)).ok());
+        (certificate, proof.unwrap_or_default())
+    }
+
     /// Whether it may take the place of that one, whatever the time is.
     pub(super) fn may_follow(&self, before: &Self) -> Result<(), NotRenewed> {
         let authority = before.authority()?;
@@ -188,6 +199,7 @@ mod tests {
         BasicConstraints, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, SanType,
     };
 
+    use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
     use x509_parser::prelude::{FromDer as _, X509CertificationRequest};
 
     use super::*;
@@ -331,6 +343,21 @@ mod tests {
             assert_ne!(used(), new.fingerprint(), "{host}");
         }
         assert!(HubMaterial::examine_in_use(&uplink, &kept, &Files::Host).is_ok());
+    }
+
+    #[test]
+    fn the_key_in_use_proves_whose_request_it_is() {
+        let Enrolled { material, .. } = enrolled(1, true);
+        let csr = request(&KeyPair::generate().unwrap()).unwrap();
+        let (certificate, proof) = material.proves(&csr);
+        let (_, read) = x509_parser::parse_x509_certificate(&certificate).unwrap();
+        let key = &read.public_key().subject_public_key.data;
+        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key);
+        // As docs/uplink.md has it.
+        let signed = [b"jit-agent next certificate/1\0", csr.as_slice()].concat();
+        key.verify(&signed, &proof).unwrap();
+        let other = request(&KeyPair::generate().unwrap()).unwrap();
+        assert!(key.verify(&next_certificate(&other), &proof).is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Places for connections of which nobody knows yet whose they are. Who comes from a network gets a place
 //! while that network has less than half of what others leave: one that takes all it can leaves half of
-//! them, two leave a quarter, and whoever comes from another network gets one.
+//! them, two leave a quarter, and whoever comes from another network gets one. A small part each may have.
 
 use std::{
     collections::HashMap,
@@ -9,6 +9,10 @@ use std::{
 };
 
 use tokio::sync::watch;
+
+/// This part of all places is small: a network may have it while there is any place. Otherwise,
+/// when thousands come from many networks, each would have too much as soon as few places are left.
+const SMALL: usize = 64;
 
 /// The places.
 #[derive(Debug)]
@@ -50,7 +54,7 @@ impl Sites {
         if left == 0 {
             return Err(Full::All);
         }
-        if own > 0 && own >= (left + own).div_ceil(2) {
+        if own > 0 && own >= (left + own).div_ceil(2).max(self.most / SMALL) {
             return Err(Full::Site);
         }
         of_site.insert(site, own + 1);
@@ -147,6 +151,18 @@ mod tests {
         assert_eq!(all_of(&sites, "192.0.3.1").len(), 64);
         drop(taken);
         assert_eq!(all_of(&sites, "192.0.2.1").len(), 2048);
+    }
+
+    #[test]
+    fn a_crowd_from_many_networks_takes_every_place() {
+        let sites = Sites::new(4096);
+        let networks = (0..100).map(|network| IpAddr::from([10, 0, network, 1]));
+        let mut taken = Vec::new();
+        // In turn.
+        for network in networks.cycle().take(4096) {
+            taken.push(sites.take(network).unwrap());
+        }
+        assert_eq!(sites.take(from("192.0.2.1")).unwrap_err(), Full::All);
     }
 
     #[tokio::test]

@@ -190,17 +190,19 @@ fn everything(site: &Site, ana: &Person, max: &Person, count: usize) {
         ..RevocationInput::default()
     };
     let order = Call::post(["revocations"]).json(&order);
-    let mut closed = Vec::new();
+    let pid = [site.stage.pid()];
+    let (mut closed, mut used) = (Vec::new(), Vec::new());
     for round in 0..size(3, 1) {
         let view = ask_all(site, ana, &source(100 + round));
         site.board.until("open", PATIENCE, |board| board.count() >= count);
         settle(ana, &view.id, |view| view.counts.open, count);
         site.board.take();
-        let began = now_us();
+        let (before, began) = (cpu(&pid), now_us());
         let made: RevocationView = max.get(&order);
         println!("the call that ends everything: {:?}", since(began, now_us()));
         // Some hold more grants than this one.
         site.board.until("closed", PATIENCE, |board| board.agents_with(Kind::Closed) == count);
+        used.push(millis(cpu(&pid) - before) / f64::from(u32::try_from(count).unwrap()));
         let mut answers = site.board.take();
         answers.retain(|answer| answer.kind == Kind::Closed);
         closed.push(since(began, answers.iter().map(|answer| answer.at_us).max().unwrap()));
@@ -214,6 +216,8 @@ fn everything(site: &Site, ana: &Person, max: &Person, count: usize) {
     let seconds = closed.iter().map(Duration::as_secs_f64).collect();
     let row = "the call that revokes everything, to closed on all";
     report(&table(count), row, SECONDS, seconds);
+    let row = "processor of the controller, each host on which that closes";
+    report(&table(count), row, MILLIS, used);
 }
 
 /// The controller is killed while it delivers to all, and started again.

@@ -1,9 +1,9 @@
 //! What all simulated agents together have seen, and when.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -16,7 +16,7 @@ use jit_proto::GrantId;
 const REFUSALS: usize = 10;
 
 /// What an agent did with a grant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     Opened,
     Closed,
@@ -38,12 +38,23 @@ pub(crate) struct Answer {
 #[derive(Default)]
 pub(crate) struct Board {
     up: AtomicUsize,
-    answers: Mutex<Vec<Answer>>,
+    answers: Mutex<Answers>,
     refusals: Mutex<Vec<String>>,
     failures: Mutex<BTreeMap<String, usize>>,
 }
 
+/// Answers, and which agents have given one of each kind: who waits asks for that all the time.
+#[derive(Default)]
+struct Answers {
+    all: Vec<Answer>,
+    agents: HashMap<Kind, HashSet<usize>>,
+}
+
 impl Board {
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn up(&self) {
         self.up.fetch_add(1, Ordering::SeqCst);
     }
@@ -59,30 +70,29 @@ impl Board {
 
     pub(crate) fn answered(&self, agent: usize, grant: GrantId, kind: Kind) {
         let answer = Answer { agent, grant, kind, at_us: now_us() };
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+        let mut answers = self.answers();
+        answers.all.push(answer);
+        answers.agents.entry(kind).or_default().insert(agent);
     }
 
     /// All answers since this was last asked.
     pub(crate) fn take(&self) -> Vec<Answer> {
-        std::mem::take(&mut self.answers.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.answers()).all
     }
 
     /// Number of answers since they were taken last.
     pub(crate) fn count(&self) -> usize {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.answers().all.len()
     }
 
     /// Number of such answers since they were taken last.
     pub(crate) fn count_of(&self, kind: Kind) -> usize {
-        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.iter().filter(|answer| answer.kind == kind).count()
+        self.answers().all.iter().filter(|answer| answer.kind == kind).count()
     }
 
     /// Number of agents with such an answer since they were taken last.
     pub(crate) fn agents_with(&self, kind: Kind) -> usize {
-        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let such = answers.iter().filter(|answer| answer.kind == kind);
-        such.map(|answer| answer.agent).collect::<BTreeSet<_>>().len()
+        self.answers().agents.get(&kind).map_or(0, HashSet::len)
     }
 
     pub(crate) fn refused(&self, why: &str) {

@@ -59,7 +59,8 @@ fn every_page_is_legible_light_and_usable_without_a_mouse() {
     assert!(found.len() == 1 && found[0].contains("image-alt"), "{found:?}");
 }
 
-/// Looks at a page in each size and colour, and leaves pictures in `target/pages`.
+/// Looks at a page in each size and colour, and leaves pictures in the directory that `JIT_TEST_PICTURES`
+/// names: they are for people, and take half of the time.
 fn looks(browser: &Browser, name: &str, path: &str) {
     let bytes = weight(browser, path);
     assert!(bytes > 0 && bytes <= MOST, "{name}: {bytes} bytes");
@@ -73,8 +74,11 @@ fn looks(browser: &Browser, name: &str, path: &str) {
             assert!(wide.as_u64().is_some_and(|wide| wide <= width.into()), "{at}: {wide} wide");
             let faults = faults(browser);
             assert!(faults.is_empty(), "{at}:\n{}", faults.join("\n"));
-            let file = pictures().join(format!("{name}-{width}-{scheme:?}.png").to_lowercase());
-            fs::write(file, browser.picture()).unwrap();
+            if let Some(directory) = env::var_os("JIT_TEST_PICTURES").map(PathBuf::from) {
+                fs::create_dir_all(&directory).unwrap();
+                let file = directory.join(format!("{name}-{width}-{scheme:?}.png").to_lowercase());
+                fs::write(file, browser.picture()).unwrap();
+            }
         }
     }
 }
@@ -103,14 +107,6 @@ fn faults(browser: &Browser) -> Vec<String> {
     });
     let fault = |one: &Value| format!("{}: {}\n  {}", one["id"], one["help"], one["nodes"]);
     serious.map(fault).collect()
-}
-
-/// Where pictures of pages are left.
-fn pictures() -> PathBuf {
-    let program = env::current_exe().unwrap();
-    let directory = program.ancestors().nth(3).unwrap().join("pages");
-    fs::create_dir_all(&directory).unwrap();
-    directory
 }
 
 /// The program that finds faults, among the packages of tests/node: those that JIT_NODE_MODULES

@@ -11,6 +11,8 @@ mod fleet;
 mod lists;
 mod mailboxes;
 mod portal;
+#[path = "../../../jit-agent/controller/tests/bus/ports.rs"]
+mod ports;
 mod requests;
 
 use std::time::Duration;

@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Output, Stdio},
@@ -14,6 +13,7 @@ use std::{
 use jit_tests::{
     agent::{CLIENT, Site},
     programs::{binary, copy},
+    sockets::listen,
 };
 use serde_json::Value;
 
@@ -169,11 +169,11 @@ fn a_good_host_has_none_of_these_findings() {
 #[test]
 fn a_listener_of_administration_without_protection_is_found() {
     let site = Site::new();
-    let winrm = site.host.run(|| TcpListener::bind(("::", 5985)).unwrap());
+    let winrm = site.host.run(|| listen("[::]:5985".parse().unwrap()));
     let port = ["port = 5985, protocol = \\\"tcp\\\""];
     assert_found(&site, "listeners", "warning", "5985/tcp", &port);
     drop(winrm);
-    let local = site.host.run(|| TcpListener::bind(("127.0.0.1", 5985)).unwrap());
+    let local = site.host.run(|| listen("127.0.0.1:5985".parse().unwrap()));
     assert!(bad(&site).is_empty(), "on loopback alone");
     drop(local);
     let sshd = serve_as(&site, "sshd", 2022);
@@ -406,7 +406,7 @@ fn without_root_what_cannot_be_seen_is_said() {
     for (path, mode) in [(site.path(""), 0o755), (site.config(), 0o644), (program.clone(), 0o755)] {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
-    let winrm = site.host.run(|| TcpListener::bind(("::", 5985)).unwrap());
+    let winrm = site.host.run(|| listen("[::]:5985".parse().unwrap()));
     let output = site.host.run(|| {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", "64999", "--regid", "64999", "--clear-groups"]);

@@ -16,7 +16,7 @@ use std::{
 
 use jit_client::{Agent, Budget};
 use jit_proto::uplink::ALPN;
-use jit_tests::agent::Site;
+use jit_tests::{agent::Site, sockets};
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
@@ -134,7 +134,7 @@ fn config(directory: &Path, Shows { authority, name, alpn }: &Shows<'_>) -> Arc<
 }
 
 pub(crate) fn listen(site: &Site, address: &str) -> TcpListener {
-    site.client.run(|| TcpListener::bind(address).unwrap())
+    site.client.run(|| sockets::listen(address.parse().unwrap()))
 }
 
 /// Somebody in the client's namespace who is no hub: each connection is treated by this function.

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -15,6 +14,8 @@ use nkeys::KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
+
+use crate::ports::free_port;
 
 const NODE: &str = include_str!("../../../packaging/nats/nats-1.conf");
 const COMMON: &str = include_str!("../../../packaging/nats/cluster.conf");
@@ -58,7 +59,7 @@ impl Cluster {
             common = common.replace(&format!("\"{placeholder}\""), &pair.public_key());
         }
         fs::write(at.join("cluster.conf"), common).unwrap();
-        let free = ports(9);
+        let free: Vec<_> = (0..9).map(|_| free_port()).collect();
         let (clients, rest) = free.split_at(3);
         let (routes, monitors) = rest.split_at(3);
         for number in 0..3 {
@@ -214,11 +215,6 @@ fn program() -> PathBuf {
 }
 
 /// Free ports, different ones.
-fn ports(number: usize) -> Vec<u16> {
-    let all: Vec<_> = (0..number).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    all.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
-}
-
 fn write_secret(file: &Path, text: &str) {
     fs::write(file, text).unwrap();
     fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();

@@ -13,5 +13,6 @@ mod failures;
 mod far;
 mod letters;
 mod permissions;
+mod ports;
 mod reports;
 mod resync;

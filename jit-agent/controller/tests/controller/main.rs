@@ -23,6 +23,8 @@ mod messages;
 mod migrations;
 mod open_page;
 mod portal;
+#[path = "../bus/ports.rs"]
+mod ports;
 mod report;
 mod serve;
 mod signers;

@@ -24,7 +24,10 @@ use p256::{ecdsa::signature::hazmat::PrehashSigner as _, pkcs8::EncodePublicKey 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::world::{Running, World, agreed, proposal, signs, succeed, verify};
+use crate::{
+    ports::free_port,
+    world::{Running, World, agreed, proposal, signs, succeed, verify},
+};
 
 /// Variables of boto3 that reach nothing but the server of the test.
 const OF_TEST: [&str; 4] = [
@@ -83,10 +86,6 @@ fn wait_for(port: u16) {
         thread::sleep(Duration::from_millis(100));
     }
     panic!("nothing listens on port {port} after a minute");
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 #[tokio::test]

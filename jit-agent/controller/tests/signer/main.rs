@@ -10,6 +10,8 @@ mod authority;
 mod backends;
 mod clouds;
 mod freshness;
+#[path = "../bus/ports.rs"]
+mod ports;
 mod process;
 mod revocations;
 mod world;

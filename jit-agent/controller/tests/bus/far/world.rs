@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::Arc,
@@ -30,7 +30,10 @@ use rustls::{
 };
 use tempfile::TempDir;
 
-use crate::cluster::{Cluster, Who};
+use crate::{
+    cluster::{Cluster, Who},
+    ports::free_port,
+};
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// Many programs share the machine with this test.
@@ -94,8 +97,8 @@ impl World {
         {
             fs::write(directory.join(file), text).unwrap();
         }
-        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [address, health] = listeners.map(|listener| listener.local_addr().unwrap());
+        let addresses = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let [address, health] = addresses;
         let servers: Vec<_> = (0..3).map(|number| self.cluster.url(number)).collect();
         let file = |name| self.cluster.file(name).display().to_string();
         let text = format!(
@@ -108,7 +111,7 @@ impl World {
             file("client.key"),
         );
         fs::write(directory.join("controller.toml"), text).unwrap();
-        (directory, [address, health])
+        (directory, addresses)
     }
 
     /// Starts the real program as a hub.

@@ -41,11 +41,6 @@ impl Drop for Provider {
     }
 }
 
-/// A port for a provider that starts later.
-pub(super) fn port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 impl Provider {
     /// The provider of this site on this port, which signs so.
     pub(super) fn start(site: &Site, port: u16, algorithm: &str, people: &Value) -> Self {

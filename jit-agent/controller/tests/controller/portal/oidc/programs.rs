@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{
     CREATE, audited,
     forged::{Liar, coded, header, mac, point, signed, with},
-    node::{self, AUDIENCE, Provider, ROBOT},
+    node::{AUDIENCE, Provider, ROBOT},
     site,
 };
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
         defender::{initiate_path, path, ssh_policy, wish},
     },
     databases::{self, Database},
+    ports::free_port,
 };
 
 on_each_database! {
@@ -35,7 +36,7 @@ on_each_database! {
 const WANTED: &str = "audience = \"api://jit\"\n";
 
 async fn started(database: Database, algorithm: &str, more: &str) -> (Site, Provider) {
-    let port = node::port();
+    let port = free_port();
     let site = site(database, &format!("https://127.0.0.1:{port}"), more).await;
     let provider = Provider::start(&site, port, algorithm, &json!({}));
     (site, provider)
@@ -245,7 +246,7 @@ async fn tokens_of_a_provider_count_only_where_they_are_wanted(database: Databas
     without.caller_with(good.clone()).get("/api/v1/me").await.problem(401, "token_unknown");
 
     // The provider is down: its tokens wait, those of the controller work.
-    let nobody = format!("https://127.0.0.1:{}", node::port());
+    let nobody = format!("https://127.0.0.1:{}", free_port());
     let down = site(databases::sqlite().await, &nobody, WANTED).await;
     let answer = down.caller_with(good).get("/api/v1/me").await;
     answer.problem(503, "unavailable");

@@ -4,15 +4,12 @@ use jit_controller::{model::Account, store::accounts};
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 
-use super::{
-    CREATE, Visitor, audited, groups,
-    node::{self, Provider},
-    site,
-};
+use super::{CREATE, Visitor, audited, groups, node::Provider, site};
 use crate::{
     api::Site,
     databases::Database,
     portal::{PASSWORD, Shown, set_password},
+    ports::free_port,
 };
 
 on_each_database! {
@@ -83,7 +80,7 @@ fn people(groups: &[&str]) -> Value {
 }
 
 async fn started(database: Database, algorithm: &str, more: &str) -> (Site, Provider) {
-    let port = node::port();
+    let port = free_port();
     let site = site(database, &format!("https://127.0.0.1:{port}"), more).await;
     let provider = Provider::start(&site, port, algorithm, &people(&["ops", "other"]));
     (site, provider)
@@ -263,7 +260,7 @@ async fn two_browsers_of_a_new_person_get_one_account(database: Database) {
 }
 
 async fn without_the_provider_local_accounts_sign_in(database: Database) {
-    let site = site(database, &format!("https://127.0.0.1:{}", node::port()), "").await;
+    let site = site(database, &format!("https://127.0.0.1:{}", free_port()), "").await;
     set_password(&site, "bo").await;
     let bo = Visitor::new(&site);
     let down = bo.get("/sign-in/oidc?next=%2Fme").await;

@@ -98,7 +98,6 @@ async fn kill(killed: usize) {
     }
     let lost: Vec<_> = sent.keys().filter(|text| !stored.contains(*text)).collect();
     assert!(lost.is_empty(), "{lost:?}");
-    assert!(share(99) <= Duration::from_millis(50), "{:?}", share(99));
     cluster.restart(killed);
 }
 

@@ -61,6 +61,8 @@ pub(super) enum Trouble {
     Never(String),
     /// Not now.
     Later(String),
+    /// The store says that it is not to be.
+    Over(String),
 }
 
 impl From<CallError> for Trouble {
@@ -121,8 +123,8 @@ impl Renewing {
         let mut failed = 0_u32;
         loop {
             match Box::pin(self.renew(&shown)).await {
-                Ok(()) => return,
-                Err(Trouble::Never(why)) => {
+                Ok(_) => return,
+                Err(Trouble::Never(why) | Trouble::Over(why)) => {
                     tracing::warn!(host = self.host, "its certificate is not renewed: {why}");
                     return;
                 }
@@ -138,12 +140,21 @@ impl Renewing {
         }
     }
 
-    async fn renew(&mut self, shown: &HostCertificate) -> Result<(), Trouble> {
+    async fn renew(&mut self, shown: &HostCertificate) -> Result<Renewed, Trouble> {
         if self.link.may_be_disputed() {
             return Err(Trouble::Later("two machines are connected as this host".into()));
         }
         renew(&self.shared.outbox, &self.host, &mut self.caller, Some(shown)).await
     }
+}
+
+/// What an attempt came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Renewed {
+    /// It was brought, and who brought it says that the host has taken it.
+    Brought,
+    /// The host has proven that it has a later one.
+    Proven,
 }
 
 /// One attempt. `shown`: the certificate that the host has shown here; `None`: a hub passes on what
@@ -153,7 +164,7 @@ pub(super) async fn renew(
     host: &str,
     caller: &mut Caller,
     shown: Option<&HostCertificate>,
-) -> Result<(), Trouble> {
+) -> Result<Renewed, Trouble> {
     let asked = caller.request_certificate().await?;
     if asked.standing != "ready" {
         let (word, detail) = (clean(&asked.standing, WORD), clean(&asked.detail, SENTENCE));
@@ -165,7 +176,7 @@ pub(super) async fn renew(
         None => {
             proven = proven_by(outbox, host, &asked).await?;
             if !is_due(&proven, now_ms()) {
-                return Ok(());
+                return Ok(Renewed::Proven);
             }
             &proven
         }
@@ -181,7 +192,7 @@ pub(super) async fn renew(
         "installed" => {
             let end_ms = issued.not_after_ms;
             tracing::info!(host, end_ms, "its certificate was renewed");
-            Ok(())
+            Ok(Renewed::Brought)
         }
         standing => {
             let (word, detail) = (clean(standing, WORD), clean(&answer.detail, SENTENCE));
@@ -231,7 +242,7 @@ async fn issued(
     let mut turn = outbox.begin().await?;
     let wanted = renew::want(&mut turn.tx, shown, request, now_ms()).await?;
     turn.commit().await?;
-    wanted.map_err(|why| Trouble::Never(why.to_string()))?;
+    wanted.map_err(|why| Trouble::Over(why.to_string()))?;
     let until = Instant::now() + ISSUED;
     while Instant::now() < until {
         changes.borrow_and_update();

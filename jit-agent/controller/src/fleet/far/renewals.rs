@@ -1,5 +1,6 @@
 //! Has certificates renewed of hosts that are at hubs of the bus. Which host has which certificate, no hub
-//! is asked: each host proves it when it is called.
+//! is asked: each host proves it when it is called. No word of a hub ends the attempts: one that was broken
+//! into must not let the certificate of a host end that has moved to another one.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,7 +17,7 @@ use super::{
         backoff::random,
         outbox::Outbox,
         reach::Caller,
-        renewal::{self, Trouble},
+        renewal::{self, Renewed, Trouble},
     },
     calls::Calls,
 };
@@ -49,9 +50,9 @@ type Known = HashMap<String, State>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Its host has a later one, or does not get one.
+    /// Its host has proven that it has a later one, or does not get one.
     Done,
-    /// So many attempts have failed; the next one is then.
+    /// So many attempts came to nothing, or are not proven; the next one is then.
     Again(u32, Instant),
 }
 
@@ -76,7 +77,7 @@ impl Renewals {
         Ok(())
     }
 
-    async fn renew(&self, host: &str) -> Result<(), Trouble> {
+    async fn renew(&self, host: &str) -> Result<Renewed, Trouble> {
         let known = self.outbox.store().host(host).await?;
         let known = known.ok_or_else(|| Trouble::Later("it is no host here".into()))?;
         if known.observed.alarms.iter().any(|alarm| alarm.holds) {
@@ -96,22 +97,22 @@ fn is_time(state: Option<&State>, now: Instant) -> bool {
     }
 }
 
-fn after(host: &str, before: Option<State>, ended: Result<(), Trouble>) -> State {
+fn after(host: &str, before: Option<State>, ended: Result<Renewed, Trouble>) -> State {
+    let failed = match before {
+        Some(State::Again(failed, _)) => failed.saturating_add(1),
+        Some(State::Done) | None => 1,
+    };
     match ended {
-        Ok(()) => State::Done,
-        Err(Trouble::Never(why)) => {
+        Ok(Renewed::Proven) => return State::Done,
+        Err(Trouble::Over(why)) => {
             tracing::warn!(host, "its certificate is not renewed: {why}");
-            State::Done
+            return State::Done;
         }
-        Err(Trouble::Later(why)) => {
-            let failed = match before {
-                Some(State::Again(failed, _)) => failed.saturating_add(1),
-                Some(State::Done) | None => {
-                    tracing::warn!(host, "its certificate is not renewed yet: {why}");
-                    1
-                }
-            };
-            State::Again(failed, Instant::now() + renewal::AGAIN.pause(failed, random()))
+        Ok(Renewed::Brought) => {}
+        Err(Trouble::Never(why) | Trouble::Later(why)) if failed == 1 => {
+            tracing::warn!(host, "its certificate is not renewed yet: {why}");
         }
+        Err(_) => {}
     }
+    State::Again(failed, Instant::now() + renewal::AGAIN.pause(failed, random()))
 }

@@ -50,17 +50,17 @@ pub(super) struct Double {
     pub(super) renews: Arc<Mutex<Renews>>,
 }
 
-/// How its certificate is renewed.
 #[derive(Default)]
 pub(super) struct Renews {
     /// The one in use (DER), and its key; `None`: it is not.
     pub(super) used: Option<(Vec<u8>, KeyPair)>,
     /// Its hub puts a request of its own in the place of the host's.
     pub(super) swapped: bool,
-    /// Times that it was asked for a request.
+    /// Its hub keeps back what is brought, and says that the host has taken it.
+    pub(super) kept_back: bool,
+    /// Times that it was asked for a request, and that a certificate was brought.
     pub(super) asked: usize,
-    /// What was brought, with the key that waited for it.
-    pub(super) brought: Vec<(Vec<u8>, KeyPair)>,
+    pub(super) brought: usize,
     next: Option<KeyPair>,
 }
 
@@ -542,16 +542,15 @@ macro_rules! double {
             ) -> Result<Response<v1::RequestCertificateResponse>, Status> {
                 let mut renews = self.renews.lock().unwrap();
                 renews.asked += 1;
-                let csr_of = |key: &KeyPair| {
-                    CertificateParams::default().serialize_request(key).unwrap().der().to_vec()
-                };
+                let params = CertificateParams::default();
+                let csr_of = |key: &KeyPair| params.serialize_request(key).unwrap().der().to_vec();
                 let next = KeyPair::generate().unwrap();
                 let mut csr = csr_of(&next);
                 let none = || Status::unimplemented("a stand-in does not");
-                let (certificate, key) = renews.used.as_ref().ok_or_else(none)?;
+                let (used, key) = renews.used.as_ref().ok_or_else(none)?;
                 let mut answer = v1::RequestCertificateResponse {
                     standing: "ready".into(),
-                    certificate: certificate.clone().into(),
+                    certificate: used.clone().into(),
                     proof: key.sign(&next_certificate(&csr)).unwrap().into(),
                     ..v1::RequestCertificateResponse::default()
                 };
@@ -568,9 +567,12 @@ macro_rules! double {
                 request: Request<v1::InstallCertificateRequest>,
             ) -> Result<Response<v1::InstallCertificateResponse>, Status> {
                 let mut renews = self.renews.lock().unwrap();
-                let none = || Status::failed_precondition("no key waits");
-                let key = renews.next.take().ok_or_else(none)?;
-                renews.brought.push((request.into_inner().certificate.to_vec(), key));
+                let key = renews.next.take().ok_or_else(|| Status::aborted("no key waits"))?;
+                let certificate = request.into_inner().certificate.to_vec();
+                renews.brought += 1;
+                if !renews.kept_back {
+                    renews.used = Some((certificate, key));
+                }
                 let standing = "installed".into();
                 Ok(Response::new(v1::InstallCertificateResponse { standing, ..Default::default() }))
             }

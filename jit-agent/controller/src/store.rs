@@ -59,8 +59,9 @@ pub use rollouts::{Policy, Rollout, RolloutHost};
 pub use rules::RulesVersion;
 use sqlx::{
     Any, AnyConnection, AnyPool, Executor as _, Row as _, Transaction,
-    any::{AnyPoolOptions, install_default_drivers},
+    any::{AnyArguments, AnyPoolOptions, install_default_drivers},
     query,
+    query::Query,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 pub use uses::Opened;
@@ -101,10 +102,13 @@ impl DerefMut for Tx {
 
 /// Longest wait for a connection of the pool or for another writer.
 const WAIT: Duration = Duration::from_secs(10);
-/// Connections to SQLite: one writes, the others read.
-const SQLITE_CONNECTIONS: u32 = 8;
-/// Connections to Postgres.
-const POSTGRES_CONNECTIONS: u32 = 16;
+/// Connections to SQLite that read, and the one that writes.
+const SQLITE_CONNECTIONS: [u32; 2] = [7, 1];
+/// Connections to Postgres that read, and those for changes.
+const POSTGRES_CONNECTIONS: [u32; 2] = [8, 8];
+
+/// A statement with its values.
+type Statement<'s> = Query<'s, Any, AnyArguments>;
 
 /// Which database it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +123,9 @@ pub enum Kind {
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: AnyPool,
+    /// For changes only: whoever waits for one of these waits for other changes, and not for the
+    /// thousands that read when a fleet has come back.
+    changes: AnyPool,
     kind: Kind,
     /// On SQLite writers wait here in the order in which they came: its own waiting sleeps longer
     /// and longer, and lets anybody through (sqlite3_busy_timeout).
@@ -178,27 +185,18 @@ impl Store {
             Kind::Sqlite if !url.contains('?') => format!("{url}?mode={mode}"),
             Kind::Sqlite | Kind::Postgres => url.to_owned(),
         };
-        let most = most.unwrap_or(match kind {
-            Kind::Sqlite => SQLITE_CONNECTIONS,
-            Kind::Postgres => POSTGRES_CONNECTIONS,
-        });
-        let options = AnyPoolOptions::new()
-            .max_connections(most)
-            .acquire_timeout(WAIT)
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    if kind == Kind::Sqlite {
-                        // Commits are on disk, and readers do not wait for a writer
-                        // (sqlite.org/wal.html).
-                        let setup = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-                                     PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 10000";
-                        connection.execute(setup).await?;
-                    }
-                    Ok(())
-                })
-            });
-        let pool = options.connect(&url).await.map_err(StoreError::Unreachable)?;
-        Ok(Self { pool, kind, turn: Arc::default() })
+        let [reading, changing] = match (most, kind) {
+            (Some(most), _) => [most, 0],
+            (None, Kind::Sqlite) => SQLITE_CONNECTIONS,
+            (None, Kind::Postgres) => POSTGRES_CONNECTIONS,
+        };
+        let pool =
+            connections(kind, reading).connect(&url).await.map_err(StoreError::Unreachable)?;
+        let changes = match changing {
+            0 => pool.clone(),
+            most => connections(kind, most).connect_lazy(&url).map_err(StoreError::Unreachable)?,
+        };
+        Ok(Self { pool, changes, kind, turn: Arc::default() })
     }
 
     /// The versions of its tables, the oldest first; none: it is empty.
@@ -248,15 +246,63 @@ impl Store {
             Kind::Sqlite => ("BEGIN IMMEDIATE", Some(Arc::clone(&self.turn).lock_owned().await)),
             Kind::Postgres => ("BEGIN", None),
         };
-        Ok(Tx { transaction: self.pool.begin_with(statement).await?, _turn: turn })
+        Ok(Tx { transaction: self.changes.begin_with(statement).await?, _turn: turn })
+    }
+
+    /// A change of one statement. Returns the number of rows.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn change(&self, statement: Statement<'_>) -> Result<u64, StoreError> {
+        let mut tx = self.begin().await?;
+        let done = statement.execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(done.rows_affected())
     }
 
     /// Closes all connections.
     pub async fn close(&self) {
+        self.changes.close().await;
         self.pool.close().await;
     }
 
     pub(crate) const fn pool(&self) -> &AnyPool {
         &self.pool
+    }
+}
+
+/// How connections are made, and kept.
+fn connections(kind: Kind, most: u32) -> AnyPoolOptions {
+    let options = AnyPoolOptions::new().max_connections(most).acquire_timeout(WAIT);
+    options.after_connect(move |connection, _| {
+        Box::pin(async move {
+            if kind == Kind::Sqlite {
+                // Commits are on disk, and readers do not wait for a writer (sqlite.org/wal.html).
+                let setup = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+                             PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 10000";
+                connection.execute(setup).await?;
+            }
+            Ok(())
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_waits_for_no_reader() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = Store::sqlite_url(&directory.path().join("controller.db"));
+        let store = Store::open(&url).await.unwrap();
+        let mut reading = Vec::new();
+        for _ in 0..SQLITE_CONNECTIONS[0] {
+            reading.push(store.pool().acquire().await.unwrap());
+        }
+        assert!(store.pool().try_acquire().is_none(), "all of them read");
+        store.begin().await.unwrap().commit().await.unwrap();
+        let update = query("UPDATE token SET used_ms = 1 WHERE id = $1").bind("none");
+        assert_eq!(store.change(update).await.unwrap(), 0);
     }
 }

@@ -71,7 +71,7 @@ impl Store {
         let statement = "INSERT INTO audit_cursor (name, seq, at_ms) VALUES ($1, $2, $3) \
                          ON CONFLICT (name) DO UPDATE SET seq = excluded.seq, at_ms = excluded.at_ms \
                          WHERE audit_cursor.seq < excluded.seq";
-        query(statement).bind(name).bind(seq).bind(now_ms).execute(self.pool()).await?;
+        self.change(query(statement).bind(name).bind(seq).bind(now_ms)).await?;
         Ok(())
     }
 }

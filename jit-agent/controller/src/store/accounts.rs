@@ -101,7 +101,7 @@ impl Store {
     /// Those of the database.
     pub async fn token_used(&self, id: &str, now_ms: i64) -> Result<(), StoreError> {
         let update = query("UPDATE token SET used_ms = $2 WHERE id = $1").bind(id).bind(now_ms);
-        update.execute(self.pool()).await?;
+        self.change(update).await?;
         Ok(())
     }
 }

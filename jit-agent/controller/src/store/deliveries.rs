@@ -268,7 +268,7 @@ impl Store {
                       WHERE answer = 'scheduled' AND wanted = 'grant' AND pending = 0 AND until_ms > $1 \
                       AND grant_id IN (SELECT id FROM grant_part WHERE not_before_ms <= $1 \
                       AND not_after_ms > $1)";
-        Ok(query(update).bind(now_ms).execute(self.pool()).await?.rows_affected())
+        self.change(query(update).bind(now_ms)).await
     }
 }
 

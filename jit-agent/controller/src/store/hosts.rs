@@ -209,7 +209,7 @@ impl Store {
     pub async fn observe(&self, id: &str, observed: &Observed) -> Result<(), StoreError> {
         let update = "UPDATE host SET condition = $2, observed_json = $3 WHERE id = $1";
         let update = query(update).bind(id).bind(observed.condition.word()).bind(to_json(observed));
-        update.execute(self.pool()).await?;
+        self.change(update).await?;
         Ok(())
     }
 }

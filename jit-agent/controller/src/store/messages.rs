@@ -67,15 +67,14 @@ impl Store {
                          VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (outbox, request) DO UPDATE SET \
                          said = excluded.said, place = excluded.place, stamp = excluded.stamp, \
                          at_ms = excluded.at_ms";
-        query(statement)
+        let statement = query(statement)
             .bind(outbox)
             .bind(request)
             .bind(message.said.as_str())
             .bind(message.place.as_str())
             .bind(message.stamp.as_str())
-            .bind(now_ms)
-            .execute(self.pool())
-            .await?;
+            .bind(now_ms);
+        self.change(statement).await?;
         Ok(())
     }
 

@@ -49,7 +49,7 @@ impl Store {
     /// Those of the database.
     pub async fn session_used(&self, hash: &str, now_ms: i64) -> Result<(), StoreError> {
         let update = query("UPDATE session SET used_ms = $2 WHERE hash = $1");
-        update.bind(hash).bind(now_ms).execute(self.pool()).await?;
+        self.change(update.bind(hash).bind(now_ms)).await?;
         Ok(())
     }
 

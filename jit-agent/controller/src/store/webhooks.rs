@@ -65,7 +65,7 @@ impl Store {
     pub async fn webhook_said(&self, id: &str, cursor: i64) -> Result<(), StoreError> {
         let update = "UPDATE webhook SET cursor = $2, trouble = '', since_ms = 0, attempts = 0, \
                       next_ms = 0 WHERE id = $1 AND cursor < $2";
-        query(update).bind(id).bind(cursor).execute(self.pool()).await?;
+        self.change(query(update).bind(id).bind(cursor)).await?;
         Ok(())
     }
 
@@ -83,7 +83,7 @@ impl Store {
         let update = "UPDATE webhook SET trouble = $2, attempts = attempts + 1, next_ms = $4, \
                       since_ms = CASE since_ms WHEN 0 THEN $3 ELSE since_ms END WHERE id = $1";
         let update = query(update).bind(id).bind(trouble).bind(now_ms).bind(next_ms);
-        update.execute(self.pool()).await?;
+        self.change(update).await?;
         Ok(())
     }
 }

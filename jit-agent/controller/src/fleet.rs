@@ -55,7 +55,7 @@ use jit_client::{Budget, CallError};
 use jit_proto::{PortRange, v1};
 pub use settings::{RawSettings, Settings};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
@@ -89,6 +89,8 @@ pub enum SignError {
 
 /// Between looks whether the hosts were read, after a start.
 const READ: Duration = Duration::from_millis(20);
+/// Hosts that are read for at once.
+const READS: usize = 4;
 /// Calls that are under way get this time when the controller ends.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -108,6 +110,8 @@ struct Shared {
     roster: Arc<Roster>,
     settings: Settings,
     signed: SignedGrants,
+    /// Who reads for one host: thousands come at once, and leave connections to the database for others.
+    reads: Arc<Semaphore>,
     notes: mpsc::Sender<Note>,
     /// Where answers to revocations go.
     closed: mpsc::Sender<ClosingAnswer>,
@@ -203,6 +207,7 @@ impl Fleet {
             roster: Arc::default(),
             settings: settings.clone(),
             signed: SignedGrants::default(),
+            reads: Arc::new(Semaphore::new(READS)),
             notes,
             closed,
             arrived: Arrived::default(),

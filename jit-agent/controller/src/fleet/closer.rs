@@ -43,8 +43,6 @@ const LOOK: Duration = Duration::from_millis(500);
 const ROOM_KIB: usize = 64 * 1024;
 /// Payloads that need no room, KiB. One of everything is such a one: it waits for no larger one.
 const SMALL_KIB: u32 = 4;
-/// Hosts whose duty is read at once.
-const READS: usize = 4;
 /// Answers that wait to be written, those that are taken together, and the most of one transaction.
 const WAITING: usize = 4096;
 const TOGETHER: usize = 16_384;
@@ -128,7 +126,6 @@ pub(super) async fn run(shared: Arc<Shared>) {
         calls: JoinSet::new(),
         busy: HashMap::new(),
         room: Arc::new(Semaphore::new(ROOM_KIB)),
-        reads: Arc::new(Semaphore::new(READS)),
         notices: Arc::default(),
     };
     let mut due = Instant::now();
@@ -226,7 +223,6 @@ struct Closer {
     calls: JoinSet<Done>,
     busy: HashMap<Place, AbortHandle>,
     room: Arc<Semaphore>,
-    reads: Arc<Semaphore>,
     notices: Arc<Notices>,
 }
 
@@ -291,7 +287,8 @@ impl Closer {
 
     /// Reads what a host must hear.
     fn read(&mut self, host: String) {
-        let (store, reads) = (self.shared.outbox.store().clone(), Arc::clone(&self.reads));
+        let store = self.shared.outbox.store().clone();
+        let reads = Arc::clone(&self.shared.reads);
         let notices = Arc::clone(&self.notices);
         self.calls.spawn(async move {
             let _turn = reads.acquire_owned().await;

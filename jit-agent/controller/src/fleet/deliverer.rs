@@ -22,6 +22,7 @@ use super::{
     backoff::{Backoff, random},
     link::{Line, Link},
     outbox::answered,
+    scribe::Note,
     signed::Signed,
 };
 use crate::{
@@ -35,8 +36,10 @@ use crate::{
 const AGAIN: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(60) };
 /// The longest time without a look at the outbox: another process may write it, too.
 const LOOK: Duration = Duration::from_millis(500);
-/// After a look that found what is under way already, the next one waits for this many times as long.
+/// After a look that found only what is under way already, the next one waits for this many times as long.
 const CROWDED: u32 = 4;
+/// If fewer than one host of this number can be begun with, what is due is read for these hosts alone.
+const FEW: usize = 8;
 /// The most grants of one call, and the most bytes of them: an agent reads 4 MiB.
 const BATCH: usize = 64;
 const BATCH_BYTES: usize = 2 * 1024 * 1024;
@@ -71,7 +74,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             }
         };
         // At most half of the time goes into looking, and less while there is nothing new.
-        let part = if under_way.crowded { CROWDED } else { 1 };
+        let part = if under_way.crowded && !under_way.began { CROWDED } else { 1 };
         tokio::time::sleep(began.elapsed() * part).await;
         let next = tokio::time::sleep(next.min(LOOK));
         tokio::pin!(next);
@@ -109,6 +112,8 @@ struct UnderWay {
     busy: BTreeMap<Place, Id>,
     /// Something that is due found no place in the last round: one is free when something ends.
     crowded: bool,
+    /// The last round has begun something.
+    began: bool,
     /// Calls at the same time.
     pushes: Arc<Semaphore>,
     revocations: Arc<Semaphore>,
@@ -123,6 +128,7 @@ impl UnderWay {
             tasks: JoinSet::new(),
             busy: BTreeMap::new(),
             crowded: false,
+            began: false,
             pushes: Arc::new(Semaphore::new(most)),
             revocations: Arc::new(Semaphore::new(most)),
             failures: Arc::new(Semaphore::new(FAILING)),
@@ -148,8 +154,19 @@ impl UnderWay {
     async fn round(&mut self) -> Result<Duration, FleetError> {
         let shared = Arc::clone(&self.shared);
         let (store, now) = (shared.outbox.store(), now_ms());
-        self.crowded = false;
+        (self.crowded, self.began) = (false, false);
         for wanted in [Wanted::Revoke, Wanted::Grant] {
+            let due = store.hosts_due(wanted, now, ROUND).await?;
+            let free: Vec<_> = due.iter().filter(|host| self.has_place(wanted, host)).collect();
+            if free.len() * FEW < due.len() {
+                for host in free {
+                    let most = u32::try_from(BATCH).unwrap_or(u32::MAX);
+                    let rows = store.due_for(host, wanted, now, most).await?;
+                    self.crowded |= rows.len() == BATCH;
+                    self.start(wanted, rows);
+                }
+                continue;
+            }
             let mut of_host: Vec<Delivery> = Vec::new();
             let each = |row: Result<Delivery, StoreError>| {
                 let row = match row {
@@ -175,28 +192,48 @@ impl UnderWay {
         Ok(next.map_or(LOOK, |next| Duration::from_millis(wait(next))))
     }
 
+    /// Where something for a host with this connection is delivered; `None`: nowhere yet.
+    fn lane(&self, wanted: Wanted, link: Option<&Link>) -> Option<Lane> {
+        let fails = match link {
+            Some(link) if link.is_up() => false,
+            Some(link) if link.is_down() => true,
+            None if self.shared.roster.is_read() => true,
+            Some(_) | None => return None,
+        };
+        Some(match wanted {
+            _ if fails => Lane::Failing,
+            Wanted::Grant => Lane::Push,
+            Wanted::Revoke => Lane::Revoke,
+        })
+    }
+
+    /// Whether something for this host can be begun now.
+    fn has_place(&mut self, wanted: Wanted, host: &str) -> bool {
+        let link = self.shared.roster.find(host).map(|(_, link)| link);
+        let Some(lane) = self.lane(wanted, link.as_deref()) else { return false };
+        let place = (lane, host.to_owned());
+        let taken = self.busy.len() >= UNDER_WAY || self.busy.contains_key(&place);
+        self.crowded |= taken;
+        !taken
+    }
+
     /// Begins what one host has to hear, if it has a place.
     fn start(&mut self, wanted: Wanted, rows: Vec<Delivery>) {
         let Some(host) = rows.first().map(|row| row.host.clone()) else { return };
-        let shared = &self.shared;
-        let link = shared.roster.find(&host).map(|(_, link)| link);
-        let (lane, places) = match wanted {
-            Wanted::Grant => (Lane::Push, &self.pushes),
-            Wanted::Revoke => (Lane::Revoke, &self.revocations),
-        };
-        let (lane, places) = match link.as_ref().map(|link| link.line()) {
-            Some(Line::Connecting) => return,
-            Some(Line::Up(_)) => (lane, places),
-            None if !shared.roster.is_read() => return,
-            Some(Line::Down(_)) | None => (Lane::Failing, &self.failures),
-        };
-        let place = (lane, host);
-        if self.busy.len() >= UNDER_WAY || self.busy.contains_key(&place) {
-            self.crowded = true;
+        if !self.has_place(wanted, &host) {
             return;
         }
-        let (taken, places) = (place.clone(), Arc::clone(places));
-        let task = Task { shared: Arc::clone(shared), host: place.1.clone(), link };
+        let link = self.shared.roster.find(&host).map(|(_, link)| link);
+        let Some(lane) = self.lane(wanted, link.as_deref()) else { return };
+        let places = Arc::clone(match lane {
+            Lane::Failing => &self.failures,
+            Lane::Push => &self.pushes,
+            Lane::Revoke => &self.revocations,
+        });
+        let place = (lane, host);
+        let taken = place.clone();
+        let task = Task { shared: Arc::clone(&self.shared), host: place.1.clone(), link };
+        self.began = true;
         let task = self.tasks.spawn(async move {
             let free = places.acquire_owned().await.expect("nobody closes it");
             let again = task.run(wanted, rows, free).await;
@@ -217,6 +254,7 @@ impl Task {
     /// Delivers, and has the answers written. `call`: the place of the call, which others get as soon as
     /// the host has answered. Returns whether something is to be tried again.
     async fn run(self, wanted: Wanted, rows: Vec<Delivery>, call: OwnedSemaphorePermit) -> bool {
+        let made = self.link.as_ref().map(|link| link.made());
         // It may have waited for its place.
         let way = match self.link.as_ref().map(|link| link.line()) {
             Some(Line::Connecting) => return true,
@@ -230,8 +268,8 @@ impl Task {
                     if let Some(link) = &self.link {
                         link.want();
                     }
-                    let failed = failures(&rows, &why);
-                    self.shared.outbox.hear(failed).await?;
+                    self.shared.outbox.hear(failures(&rows, &why)).await?;
+                    self.hurry_if_back_since(made).await;
                     return Ok(true);
                 }
                 (Ok(agent), Wanted::Grant) => self.push(agent, rows).await?,
@@ -240,6 +278,9 @@ impl Task {
             drop(call);
             let again = heard.iter().any(|one| matches!(one.what, What::Failed { .. }));
             self.shared.outbox.hear(heard).await?;
+            if again {
+                self.hurry_if_back_since(made).await;
+            }
             Ok::<_, FleetError>(again)
         };
         match done.await {
@@ -250,6 +291,17 @@ impl Task {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 true
             }
+        }
+    }
+
+    /// What was written as failed now is due if the host has come back since it had this number of
+    /// connections: else it would wait for its pause.
+    async fn hurry_if_back_since(&self, made: Option<u64>) {
+        let Some(link) = self.link.as_ref().filter(|link| link.is_up()) else { return };
+        if Some(link.made()) != made {
+            let back = Note { host: self.host.clone(), back: true, ..Note::default() };
+            // Who writes it ends only together with this task.
+            let _written = self.shared.notes.send(back).await;
         }
     }
 

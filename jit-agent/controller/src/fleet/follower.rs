@@ -1,6 +1,6 @@
 //! Follows one host: keeps the connection, asks for the status, reads events and where the audit ends.
 
-use std::{collections::BTreeMap, future::pending, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::pending, mem, sync::Arc, time::Duration};
 
 use jit_client::{Agent, CallError};
 use jit_proto::{GrantId, v1, v1::event::What};
@@ -67,6 +67,8 @@ pub(super) struct Follower {
     rival: Option<Connection>,
     /// The one that another connection of the same boot replaced.
     former: Option<Former>,
+    /// What is to be written.
+    notes: Vec<Note>,
 }
 
 impl Follower {
@@ -94,6 +96,7 @@ impl Follower {
             ended: String::new(),
             rival: None,
             former: None,
+            notes: Vec::new(),
         }
     }
 
@@ -123,6 +126,7 @@ impl Follower {
                 Ok(connection) => {
                     let since = Instant::now();
                     let why = self.follow(connection).await;
+                    self.hand_over().await;
                     failed = if since.elapsed() > HELD { 0 } else { failed.saturating_add(1) };
                     if let End::Replaced { by, former } = why {
                         next = Some(*by);
@@ -196,7 +200,8 @@ impl Follower {
         self.link.set(Line::Down(why.to_owned()));
         self.shared.wake.notify_one();
         let observed = observe::unreachable(&self.observed, why, now_ms());
-        self.see(observed, Vec::new()).await;
+        self.see(observed, Vec::new());
+        self.hand_over().await;
     }
 
     /// Follows a host that is connected, until the connection ends.
@@ -213,10 +218,10 @@ impl Follower {
         self.link.set(Line::Up(Box::new(agent.clone())));
         let _renewal = renewal::start(&self.shared, &self.host.id, &self.link, &connection);
         self.shared.arrived.add(&self.host.id);
-        // What waits only for its first attempt does not wait for the scribe.
+        // What waits only for its first attempt does not wait until something is written.
         self.shared.wake.notify_one();
         let back = Note { host: self.host.id.clone(), back: true, ..Note::default() };
-        self.note(back).await;
+        self.note(back);
         let every = self.shared.settings.follow_every;
         let every = if connection.peer.is_some() { every * SELDOM } else { every };
         let mut due = Instant::now() + part(every, random());
@@ -226,6 +231,7 @@ impl Follower {
         let mut brings: Option<(Instant, Arc<Snapshot>)> = None;
         let (mut expected, mut said) = (true, Said::Nothing);
         loop {
+            self.hand_over().await;
             let bring_at = brings.as_ref().map_or(due, |(at, _)| *at);
             tokio::select! {
                 _ = checkpoints.changed(), if expected => {
@@ -238,7 +244,7 @@ impl Follower {
                     let now_says = compare(&self.shared, place, &mut agent, &made);
                     let now_says = Box::pin(now_says).await;
                     expected = now_says != Said::Unwanted;
-                    Box::pin(self.report_said(&now_says, &said)).await;
+                    self.report_said(&now_says, &said);
                     said = now_says;
                 }
                 event = agent.next_event(&mut events) => match event {
@@ -286,7 +292,7 @@ impl Follower {
     }
 
     /// Reports what a host says of checkpoints, if that is news.
-    async fn report_said(&self, now_says: &Said, before: &Said) {
+    fn report_said(&mut self, now_says: &Said, before: &Said) {
         if now_says == before {
             return;
         }
@@ -298,7 +304,7 @@ impl Follower {
                      another controller signs with the same freshness key, or plays old ones"
                 );
                 let alarm = Alarm { word: word.clone(), text, at_ms: now_ms(), holds: false };
-                self.note(Note { host, alarms: vec![alarm], ..Note::default() }).await;
+                self.note(Note { host, alarms: vec![alarm], ..Note::default() });
             }
             Said::Missing => {
                 tracing::info!(host, "not all that was signed for it has arrived there")
@@ -337,7 +343,7 @@ impl Follower {
         if same || used.agent.status().await.is_err() {
             return Some(new);
         }
-        self.dispute([used, &new], "").await;
+        self.dispute([used, &new], "");
         self.rival = Some(new);
         None
     }
@@ -349,13 +355,13 @@ impl Follower {
         if former.agent.status().await.is_ok() {
             let more = ", which took its place: one may be a copy of the other as it ran, such as from a \
                         snapshot";
-            self.dispute([&former, used], more).await;
+            self.dispute([&former, used], more);
             self.rival = Some(former);
         }
     }
 
     /// Two machines are this host.
-    async fn dispute(&self, [one, other]: [&Connection; 2], more: &str) {
+    fn dispute(&mut self, [one, other]: [&Connection; 2], more: &str) {
         let text = format!(
             "two machines are connected as this host: the one at {}, and the one at {}{more}. Nothing is \
              opened here until somebody has looked, and said so by clearing this alarm",
@@ -366,7 +372,7 @@ impl Follower {
         tracing::error!(host = self.host.id, "{}", alarm.text);
         self.link.dispute();
         let host = self.host.id.clone();
-        self.note(Note { host, alarms: vec![alarm], ..Note::default() }).await;
+        self.note(Note { host, alarms: vec![alarm], ..Note::default() });
     }
 
     /// Asks for the status. Returns by which boot of which machine it was answered.
@@ -376,7 +382,7 @@ impl Follower {
         let expected = self.expected().await;
         let status = agent.status().await.map_err(|error| End::Closed(error.to_string()))?;
         let now_ms = now_ms();
-        self.clones(&status, now_ms).await;
+        self.clones(&status, now_ms);
         if status.host != self.host.id {
             let text = format!(
                 "the agent at {} says that it is {:?}, and not {:?}: correct the address of {:?}, or \
@@ -389,7 +395,7 @@ impl Follower {
             let observed = observe::unreachable(&self.observed, &text, now_ms);
             let alarm =
                 Alarm { word: "wrong_id".into(), text: text.clone(), at_ms: now_ms, holds: false };
-            self.see(observed, vec![alarm]).await;
+            self.see(observed, vec![alarm]);
             return Err(End::WrongId(text));
         }
         let observed = Observed {
@@ -397,8 +403,8 @@ impl Follower {
             connected_ms: connection.since_ms,
             ..observe::answered(&self.observed, &status, now_ms)
         };
-        self.see(observed, Vec::new()).await;
-        self.used(held::uses(&expected, &status.grants)).await;
+        self.see(observed, Vec::new());
+        self.used(held::uses(&expected, &status.grants));
         let missing = held::missing(expected, &status.grants);
         if !missing.is_empty() {
             self.ended(agent, &missing).await?;
@@ -408,18 +414,19 @@ impl Follower {
     }
 
     /// Has it written how often grants were used: when that is new, and from time to time.
-    async fn used(&mut self, uses: BTreeMap<String, u64>) {
+    fn used(&mut self, uses: BTreeMap<String, u64>) {
         let stale = self.used_at.is_none_or(|at| at.elapsed() >= WRITTEN);
         if uses.is_empty() || (uses == self.uses && !stale) {
             return;
         }
         self.used_at = Some(Instant::now());
         self.uses.clone_from(&uses);
-        self.note(Note { host: self.host.id.clone(), uses, ..Note::default() }).await;
+        self.note(Note { host: self.host.id.clone(), uses, ..Note::default() });
     }
 
     /// What the host should hold by its own answers.
     async fn expected(&self) -> Vec<Delivery> {
+        let _turn = self.shared.reads.acquire().await;
         let held = self.shared.outbox.store().deliveries_held(&self.host.id, now_ms()).await;
         held.unwrap_or_else(|error| {
             tracing::warn!(%error, host = self.host.id, "what it holds is not compared");
@@ -437,7 +444,7 @@ impl Follower {
         Ok(())
     }
 
-    async fn clones(&self, status: &v1::StatusResponse, now_ms: i64) {
+    fn clones(&mut self, status: &v1::StatusResponse, now_ms: i64) {
         let found = self.shared.roster.names(&self.host.id, &status.host, status.started_at_ms);
         for clone in found {
             let [right, other] = &clone.addresses;
@@ -448,7 +455,7 @@ impl Follower {
             );
             let alarm = Alarm { word: "clone".into(), text, at_ms: now_ms, holds: false };
             for host in [clone.host, clone.other] {
-                self.note(Note { host, alarms: vec![alarm.clone()], ..Note::default() }).await;
+                self.note(Note { host, alarms: vec![alarm.clone()], ..Note::default() });
             }
         }
     }
@@ -460,7 +467,7 @@ impl Follower {
             Some(What::AuditHead(head)) => {
                 if let Some(head) = SignedHead::of_event(&head, now_ms()) {
                     let host = self.host.id.clone();
-                    self.note(Note { host, head: Some(head), ..Note::default() }).await;
+                    self.note(Note { host, head: Some(head), ..Note::default() });
                 }
                 false
             }
@@ -502,7 +509,7 @@ impl Follower {
     }
 
     /// Keeps what is known now, and has it written if it is new or was not written for a minute.
-    async fn see(&mut self, observed: Observed, alarms: Vec<Alarm>) {
+    fn see(&mut self, observed: Observed, alarms: Vec<Alarm>) {
         let stale = self.written.is_none_or(|written| written.elapsed() >= WRITTEN)
             && observed.seen_ms > self.observed.seen_ms;
         let news = stale || !alarms.is_empty() || observe::differs(&self.observed, &observed);
@@ -511,13 +518,20 @@ impl Follower {
             self.written = Some(Instant::now());
             let host = self.host.id.clone();
             let observed = Some(self.observed.clone());
-            self.note(Note { host, observed, alarms, ..Note::default() }).await;
+            self.note(Note { host, observed, alarms, ..Note::default() });
         }
     }
 
-    async fn note(&self, note: Note) {
-        // It ends only together with this task.
-        let _written = self.shared.notes.send(note).await;
+    fn note(&mut self, note: Note) {
+        self.notes.push(note);
+    }
+
+    /// Hands over what is to be written. When thousands have come back, that waits for others.
+    async fn hand_over(&mut self) {
+        for note in mem::take(&mut self.notes) {
+            // Who writes it ends only together with this task.
+            let _written = self.shared.notes.send(note).await;
+        }
     }
 }
 

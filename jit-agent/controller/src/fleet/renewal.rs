@@ -108,7 +108,9 @@ struct Renewing {
 
 impl Renewing {
     async fn run(mut self, shown: Shown) {
+        let turn = self.shared.reads.acquire().await;
         let found = self.shared.outbox.store().certificate(&shown.serial).await;
+        drop(turn);
         let shown = match found {
             Ok(found) => found.filter(|one| one.host == self.host),
             Err(error) => {

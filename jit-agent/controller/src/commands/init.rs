@@ -63,7 +63,7 @@ pub async fn run(directory: &Path, args: &InitArgs) -> Result<Exit, Failure> {
 }
 
 /// What every controller's directory has.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     FILE,
     "controller.db",
     "pki",
@@ -74,6 +74,7 @@ const NAMES: [&str; 16] = [
     "signer.key",
     "signer.pub.pem",
     "signer.journal",
+    "signer.journal.closing",
     "revocation.key",
     "revocation.pub.pem",
     "freshness.key",

@@ -15,6 +15,7 @@ use super::{Desk, DeskError};
 use crate::{
     audit::{self, Code, Record},
     model::Account,
+    signer::Process,
     store::{AccountKey, Request, StoreError, Tx, keys, passkeys},
 };
 
@@ -41,7 +42,7 @@ impl Desk {
             let why = format!("it is the key {}, and the path names another", public.key_id());
             return Err(invalid("public_key", why));
         }
-        if self.is_own_key(key_id) {
+        if self.is_own_key(key_id)? {
             let why = "it is the controller's own key: its signature is no person's".into();
             return Err(invalid("public_key", why));
         }
@@ -102,10 +103,22 @@ impl Desk {
     }
 
     /// Whether the signer of this process signs with this key.
-    pub(super) fn is_own_key(&self, key_id: &str) -> bool {
-        let Some(signer) = &self.inner.signer else { return false };
-        let own = signer.keys().into_iter().chain(signer.revocation_keys());
-        own.into_iter().any(|key| key.key_id == key_id)
+    ///
+    /// # Errors
+    /// Not all of its keys are known: one of its processes has not been open yet.
+    pub(super) fn is_own_key(&self, key_id: &str) -> Result<bool, DeskError> {
+        let processes = self.inner.signer.iter().flat_map(|signer| signer.processes());
+        let mut is_own = false;
+        for (purpose, Process { keys, trouble, .. }) in processes {
+            if keys.is_empty() {
+                let signs = purpose.words();
+                return Err(DeskError::Signer(format!(
+                    "its keys for {signs} have not been open yet, and this one may be one of them: {trouble}"
+                )));
+            }
+            is_own |= keys.iter().any(|key| key.key_id == key_id);
+        }
+        Ok(is_own)
     }
 }
 

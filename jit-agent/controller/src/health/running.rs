@@ -9,7 +9,7 @@ use crate::{
     clock::moment,
     desk::Desk,
     model::{State, host::Condition},
-    signer::KeyInfo,
+    signer::Process,
     store::{Page, StoreError},
 };
 
@@ -40,23 +40,28 @@ pub(crate) async fn look(
 async fn signer(desk: &Desk, now_ms: i64, findings: &mut Findings) -> Result<(), StoreError> {
     let about = "signer";
     if let Some(signer) = desk.signer() {
-        match signer.pid() {
-            Some(pid) => {
-                let ids = |keys: Vec<KeyInfo>| {
-                    keys.into_iter().map(|key| key.key_id).collect::<Vec<_>>().join(", ")
-                };
-                let keys = ids(signer.keys());
-                findings.good(about, format!("process {pid} runs, with the key {keys}"));
-                let closing = ids(signer.revocation_keys());
-                if !closing.is_empty() {
-                    findings.good(about, format!("signs revocations with the key {closing}"));
+        for (purpose, Process { keys, pid, trouble }) in signer.processes() {
+            let signs = purpose.words();
+            let keys: Vec<_> = keys.into_iter().map(|key| key.key_id).collect();
+            match pid {
+                Some(pid) => {
+                    let keys = keys.join(", ");
+                    findings.good(about, format!("process {pid} signs {signs} with the key {keys}"));
                 }
+                None if trouble.is_empty() => findings.error(
+                    about,
+                    format!(
+                        "its process for {signs} has ended and is started again; if it stays so, look \
+                         into the log: `journalctl -u jit-controller`"
+                    ),
+                ),
+                None => findings.error(
+                    about,
+                    format!(
+                        "its process for {signs} does not start, and is tried again: {trouble}"
+                    ),
+                ),
             }
-            None => findings.error(
-                about,
-                "its process has ended and is started again; if it stays so, look into the log: \
-                 `journalctl -u jit-controller`",
-            ),
         }
     }
     let agreed = Page { state: Some(State::Approved), most: 500, ..Page::default() };

@@ -14,7 +14,7 @@ use jit_proto::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    SignRequest,
+    KeyInfo, SignRequest,
     authority::CertificateWish,
     check, confine,
     freshness::CheckpointWish,
@@ -61,11 +61,7 @@ fn serve() -> Result<(), String> {
             return Err(why);
         }
     };
-    let ready = FromSigner::Ready {
-        keys: signer.keys.infos(),
-        revocation_keys: signer.revocation_keys.infos(),
-    };
-    protocol::write(&socket, &ready).map_err(broken)?;
+    protocol::write(&socket, &FromSigner::Ready { keys: signer.infos() }).map_err(broken)?;
     while let Some(message) = protocol::read(&socket).map_err(broken)? {
         let ToSigner::Ask { number, ask } = message else {
             return Err("it was opened twice".into());
@@ -88,7 +84,8 @@ struct Lost(String);
 /// The signer with its keys.
 struct Open {
     limits: Limits,
-    journal: Journal,
+    /// What signs checkpoints only has none.
+    journal: Option<Journal>,
     keys: Keys,
     rate: Rate,
     revocation_keys: Keys,
@@ -105,9 +102,10 @@ struct Open {
 impl Open {
     /// Opens journal and keys, then closes the process.
     fn new(settings: Settings) -> Result<Self, String> {
-        settings.check().map_err(|error| error.to_string())?;
+        settings.check_part().map_err(|error| error.to_string())?;
         let Settings { journal, keys, revocation_keys, limits, authority, freshness } = settings;
-        let journal = Journal::open(&journal, now_ms())?;
+        let signs = !keys.is_empty() || !revocation_keys.is_empty();
+        let journal = signs.then(|| Journal::open(&journal, now_ms())).transpose()?;
         let stamps = freshness.iter().map(|one| &one.key);
         let needs = keys::needs(keys.iter().chain(&revocation_keys).chain(stamps));
         let keys = Keys::open(&keys, &[])?;
@@ -121,8 +119,11 @@ impl Open {
         let most = limits.signatures_a_minute;
         // The signatures of a signer that was killed count too.
         let count = usize::try_from(most).unwrap_or(usize::MAX);
-        let rate = |kinds| Rate::new(most, journal.last_times(kinds, count));
-        let before = journal.last_times(&[Kind::Revocation], count);
+        let times = |kinds: &[Kind]| {
+            journal.as_ref().map(|journal| journal.last_times(kinds, count)).unwrap_or_default()
+        };
+        let rate = |kinds| Rate::new(most, times(kinds));
+        let before = times(&[Kind::Revocation]);
         let narrow_rate = Rate::new((most - most.div_ceil(5)).max(1), before);
         let (rate, revocation_rate) =
             (rate(&[Kind::Grant, Kind::Policy]), rate(&[Kind::Revocation]));
@@ -137,6 +138,13 @@ impl Open {
             authority,
             freshness,
         })
+    }
+
+    /// All keys, whatever they sign.
+    fn infos(&self) -> Vec<KeyInfo> {
+        let stamps = self.freshness.iter().flat_map(|freshness| freshness.infos());
+        let others = self.revocation_keys.infos().into_iter().chain(stamps);
+        self.keys.infos().into_iter().chain(others).collect()
     }
 
     fn answer(&mut self, ask: Ask, now_ms: i64) -> Result<Answer, Lost> {
@@ -205,7 +213,7 @@ impl Open {
         let hash = |payload: &[u8]| Sha256::digest(payload).into();
         if let Some((id, old)) = passed.narrows {
             let signed_before = Entry { kind: Kind::Grant, id, hash: hash(&old) };
-            if !self.journal.has(&signed_before) {
+            if !self.journal.as_ref().is_some_and(|journal| journal.has(&signed_before)) {
                 let detail = format!("this signer has not signed the grant {id} that it replaces");
                 return Err(Refused { word: "unknown_grant", detail }.into());
             }
@@ -235,7 +243,7 @@ impl Open {
             self.narrow_rate.take(now_ms).map_err(Trouble::TooFast)?;
         }
         self.revocation_rate.take(now_ms).map_err(Trouble::TooFast)?;
-        self.journal.keep(&[by_hash(Kind::Revocation, payload)], now_ms)?;
+        self.keep(&[by_hash(Kind::Revocation, payload)], now_ms)?;
         signed(&mut self.revocation_keys, REVOCATION_TYPE, payload)
     }
 
@@ -246,9 +254,19 @@ impl Open {
         payload: &[u8],
         now_ms: i64,
     ) -> Result<Vec<protocol::Signature>, Trouble> {
+        if self.keys.is_empty() {
+            let detail = "this process has no key that signs grants".to_owned();
+            return Err(Refused { word: "no_keys", detail }.into());
+        }
         self.rate.take(now_ms).map_err(Trouble::TooFast)?;
-        self.journal.keep(entries, now_ms)?;
+        self.keep(entries, now_ms)?;
         signed(&mut self.keys, payload_type, payload)
+    }
+
+    fn keep(&mut self, entries: &[Entry], now_ms: i64) -> Result<(), Trouble> {
+        let journal = self.journal.as_mut();
+        let journal = journal.ok_or_else(|| Trouble::Lost("it has no journal".into()))?;
+        Ok(journal.keep(entries, now_ms)?)
     }
 }
 

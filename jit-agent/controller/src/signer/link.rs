@@ -1,11 +1,11 @@
-//! The controller's side: starts the signer's process, starts it again when it ends, and matches answers
-//! with what was asked.
+//! The controller's side of one process of the signer: starts it, starts it again when it ends, and matches
+//! answers with what was asked.
 //!
 //! A thread of its own does it, with a small runtime: the kernel ends the process when the *thread* that
 //! started it ends, and a runtime's other threads come and go.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
     path::{Path, PathBuf},
@@ -32,7 +32,7 @@ use tracing::{info, warn};
 use super::{
     KeyInfo, SignerError,
     protocol::{self, Answer, Ask, FromSigner, ToSigner},
-    settings::Settings,
+    settings::{Purpose, Settings},
 };
 use crate::enrol::issue::Issued;
 
@@ -47,29 +47,35 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// A signer that ran for this time, or has answered, has not failed at once.
 const RAN_WELL: Duration = Duration::from_secs(10);
-/// What may wait to be signed, and the same of what does not wait for others.
+/// What may wait to be signed.
 const QUEUE: usize = 256;
-/// What the signer has at once: the rest waits here, and survives its end.
+/// What the process has at once: the rest waits here, and survives its end.
 const IN_FLIGHT: usize = 4;
-/// The same, with what does not wait for others.
-const MOST_IN_FLIGHT: usize = 8;
 
-/// The signer. The last one that is dropped ends its process.
+/// A process of the signer. The last one that is dropped ends it.
 #[derive(Clone, Debug)]
-pub struct Signer {
-    /// Grants, policies and certificates.
-    asks: mpsc::Sender<Asked>,
-    /// What closes, and checkpoints: none of the others holds it up, however many wait.
-    urgent: mpsc::Sender<Asked>,
-    seen: Arc<RwLock<Seen>>,
+pub(super) struct Line(mpsc::Sender<Asked>);
+
+/// What is known of the processes, shared by those who keep them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen(Arc<RwLock<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    processes: BTreeMap<Purpose, Process>,
+    /// Two of them have the same key: which, in words.
+    clash: Option<String>,
 }
 
-/// What is known of the process.
-#[derive(Debug, Default)]
-struct Seen {
-    keys: Vec<KeyInfo>,
-    revocation_keys: Vec<KeyInfo>,
-    pid: Option<u32>,
+/// What is known of a process of the signer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// Its keys, in the order of the settings; empty: it has not been open yet.
+    pub keys: Vec<KeyInfo>,
+    /// Its id; `None`: it is about to be started.
+    pub pid: Option<u32>,
+    /// Why it did not start the last time; empty: it did.
+    pub trouble: String,
 }
 
 /// Something to sign, and where its answer goes.
@@ -88,51 +94,31 @@ pub(super) enum Made {
     Signatures(Vec<v1::Signature>),
 }
 
+type Asks = mpsc::Receiver<Asked>;
 type Reply = oneshot::Sender<Result<Made, SignerError>>;
 
-impl Signer {
-    /// As [`Signer::start`], from this program.
+impl Line {
+    /// Starts the process for this purpose. It is tried until it can be; the outcome of the first attempt
+    /// comes through what is returned with it.
     ///
     /// # Errors
-    /// It does not start: a setting, a key, the journal.
-    pub async fn start_program(program: &Path, settings: &Settings) -> Result<Self, SignerError> {
-        let unavailable = |error: io::Error| SignerError::Unavailable(error.to_string());
-        settings.check().map_err(|error| SignerError::Unavailable(error.to_string()))?;
-        let (asks, waiting) = mpsc::channel(QUEUE);
-        let (urgent, first) = mpsc::channel(QUEUE);
-        let asked = Queues { first, waiting };
+    /// There is no thread for it.
+    pub(super) fn start(
+        program: &Path,
+        purpose: Purpose,
+        settings: Settings,
+        seen: &Seen,
+    ) -> io::Result<(Self, oneshot::Receiver<Result<(), String>>)> {
+        let (asks, asked) = mpsc::channel(QUEUE);
         let (started, start) = oneshot::channel();
-        let seen = Arc::new(RwLock::new(Seen::default()));
-        let keeper = Keeper {
-            program: program.to_owned(),
-            settings: settings.clone(),
-            seen: Arc::clone(&seen),
-        };
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(unavailable)?;
+        let seen = seen.clone();
+        seen.change(purpose, |_| {});
+        let keeper = Keeper { program: program.to_owned(), purpose, settings, seen };
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new()
-            .name("signer".into())
-            .spawn(move || runtime.block_on(keeper.run(asked, started)))
-            .map_err(unavailable)?;
-        match start.await {
-            Ok(Ok(())) => Ok(Self { asks, urgent, seen }),
-            Ok(Err(why)) => Err(SignerError::Unavailable(why)),
-            Err(_) => Err(SignerError::Unavailable("its thread has ended".into())),
-        }
-    }
-
-    /// The keys, in the order of the settings.
-    pub fn keys(&self) -> Vec<KeyInfo> {
-        self.seen.read().unwrap_or_else(PoisonError::into_inner).keys.clone()
-    }
-
-    /// The keys that sign revocations, in the order of the settings.
-    pub fn revocation_keys(&self) -> Vec<KeyInfo> {
-        self.seen.read().unwrap_or_else(PoisonError::into_inner).revocation_keys.clone()
-    }
-
-    /// The process's id; `None`: it is about to be started again.
-    pub fn pid(&self) -> Option<u32> {
-        self.seen.read().unwrap_or_else(PoisonError::into_inner).pid
+            .name(format!("signs {}", purpose.words()))
+            .spawn(move || runtime.block_on(keeper.run(asked, started)))?;
+        Ok((Self(asks), start))
     }
 
     pub(super) async fn ask(&self, ask: Ask) -> Result<Made, SignerError> {
@@ -140,48 +126,56 @@ impl Signer {
         let late = || SignerError::Unavailable("it did not answer in time".into());
         let until = Instant::now() + PATIENCE;
         let (answer, answered) = oneshot::channel();
-        let queue = match &ask {
-            Ask::Checkpoint(_) | Ask::Revocation { .. } => &self.urgent,
-            Ask::Certificate(_) | Ask::Grant(_) | Ask::Policy { .. } => &self.asks,
-        };
         let asked = Asked { ask, until, answer };
-        timeout_at(until, queue.send(asked)).await.map_err(|_| late())?.map_err(|_| gone())?;
+        timeout_at(until, self.0.send(asked)).await.map_err(|_| late())?.map_err(|_| gone())?;
         timeout_at(until, answered).await.map_err(|_| late())?.map_err(|_| gone())?
     }
 }
 
-/// What was asked. Both queues end with the last [`Signer`].
-struct Queues {
-    /// What does not wait for the others.
-    first: mpsc::Receiver<Asked>,
-    waiting: mpsc::Receiver<Asked>,
-}
-
-impl Queues {
-    /// The next one, if this number is with the signer. `None`: nobody needs the signer any more. If it
-    /// is not awaited to the end, nothing is lost.
-    async fn next(&mut self, in_flight: usize) -> Option<Asked> {
-        tokio::select! {
-            biased;
-            one = self.first.recv(), if in_flight < MOST_IN_FLIGHT => one,
-            one = self.waiting.recv(), if in_flight < IN_FLIGHT => one,
-            else => std::future::pending().await,
-        }
+impl Seen {
+    pub(super) fn all(&self) -> BTreeMap<Purpose, Process> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).processes.clone()
     }
 
-    fn is_closed(&self) -> bool {
-        self.first.is_closed()
+    /// Which key two of them have, in words.
+    pub(super) fn clash(&self) -> Option<String> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clash.clone()
+    }
+
+    fn change(&self, of: Purpose, change: impl FnOnce(&mut Process)) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        change(known.processes.entry(of).or_default());
+    }
+
+    /// Keeps what a process has that is open now. No key may be another process's, too.
+    fn opened(&self, of: Purpose, process: Process) -> Result<(), String> {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for (other, open) in known.processes.iter().filter(|(other, _)| **other != of) {
+            let is_open = |key: &&KeyInfo| open.keys.iter().any(|one| one.key_id == key.key_id);
+            if let Some(KeyInfo { kind, key_id, .. }) = process.keys.iter().find(is_open) {
+                let [one, other] = [of.words(), other.words()];
+                let why = format!(
+                    "the {kind} key {key_id} of {one} is the same key as another one: it signs {other}, \
+                     too; take one of its own for each"
+                );
+                known.clash = Some(why.clone());
+                return Err(why);
+            }
+        }
+        known.processes.insert(of, process);
+        Ok(())
     }
 }
 
 /// What the thread does.
 struct Keeper {
     program: PathBuf,
+    purpose: Purpose,
     settings: Settings,
-    seen: Arc<RwLock<Seen>>,
+    seen: Seen,
 }
 
-/// How a signer's process ended.
+/// How the process ended.
 enum End {
     /// The controller does not need it any more.
     Dropped,
@@ -190,63 +184,60 @@ enum End {
 }
 
 impl Keeper {
-    async fn run(self, mut asked: Queues, started: oneshot::Sender<Result<(), String>>) {
-        let mut running = match self.start().await {
-            Ok(running) => running,
-            Err(why) => {
-                let _nobody_waits = started.send(Err(why));
-                return;
-            }
-        };
-        let _nobody_waits = started.send(Ok(()));
+    async fn run(self, mut asked: Asks, started: oneshot::Sender<Result<(), String>>) {
+        let (signs, mut started) = (self.purpose.words(), Some(started));
         let mut wait = FIRST_WAIT;
         loop {
+            let mut running = match self.start().await {
+                Ok(running) => running,
+                Err(why) => {
+                    self.seen.change(self.purpose, |process| process.trouble.clone_from(&why));
+                    let first = started.take().map(|started| started.send(Err(why.clone())));
+                    if !matches!(first, Some(Ok(()))) {
+                        warn!("the signer of {signs} does not start: {why}");
+                    }
+                    if !self.pause(wait, &mut asked, Some(&why)).await {
+                        return;
+                    }
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                    continue;
+                }
+            };
+            let first = started.take().map(|started| started.send(Ok(())));
+            if !matches!(first, Some(Ok(()))) {
+                info!("the signer of {signs} is there");
+            }
             let since = Instant::now();
             let end = running.serve(&mut asked).await;
             let running_well = running.answers > 0;
-            self.see(|seen| seen.pid = None);
+            self.seen.change(self.purpose, |process| process.pid = None);
             running.end().await;
             let End::Lost(why) = end else { return };
-            warn!("the signer has ended, and is started again: {why}");
+            warn!("the signer of {signs} has ended, and is started again: {why}");
             if since.elapsed() >= RAN_WELL || running_well {
                 wait = FIRST_WAIT;
             }
-            let mut failed = None;
-            running = loop {
-                if !self.pause(wait, &mut asked, failed.as_deref()).await {
-                    return;
-                }
-                wait = (wait * 2).min(LONGEST_WAIT);
-                match self.start().await {
-                    Ok(running) => break running,
-                    Err(why) => {
-                        warn!("the signer does not start: {why}");
-                        failed = Some(why);
-                    }
-                }
-            };
-            info!("the signer is there again");
+            if !self.pause(wait, &mut asked, None).await {
+                return;
+            }
+            wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 
     /// Waits before a start. If the last one has failed, whoever asks meanwhile gets the reason at once.
     /// Returns whether anybody needs the signer still.
-    async fn pause(&self, wait: Duration, asked: &mut Queues, failed: Option<&str>) -> bool {
+    async fn pause(&self, wait: Duration, asked: &mut Asks, failed: Option<&str>) -> bool {
         let until = Instant::now() + wait;
         loop {
             tokio::select! {
                 () = sleep_until(until) => return !asked.is_closed(),
-                one = asked.next(0), if failed.is_some() => {
+                one = asked.recv(), if failed.is_some() => {
                     let Some(one) = one else { return false };
                     let why = format!("it does not start: {}", failed.unwrap_or_default());
                     let _nobody_waits = one.answer.send(Err(SignerError::Unavailable(why)));
                 }
             }
         }
-    }
-
-    fn see(&self, change: impl FnOnce(&mut Seen)) {
-        change(&mut self.seen.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Starts a process, and waits until its keys are open.
@@ -268,15 +259,14 @@ impl Keeper {
             next(&mut read).await
         };
         let first = timeout(START, opened).await;
-        let (keys, revocation_keys) = match first
-            .map_err(|_| "the signer does not answer after its start")?
-        {
-            Ok(FromSigner::Ready { keys, revocation_keys }) => (keys, revocation_keys),
+        let keys = match first.map_err(|_| "the signer does not answer after its start")? {
+            Ok(FromSigner::Ready { keys }) => keys,
             Ok(FromSigner::Failed(why)) => return Err(why),
             Ok(FromSigner::Answer { .. }) => return Err("the signer is of another version".into()),
             Err(error) => return Err(failed(error)),
         };
-        self.see(|seen| *seen = Seen { keys, revocation_keys, pid: child.id() });
+        let trouble = String::new();
+        self.seen.opened(self.purpose, Process { keys, pid: child.id(), trouble })?;
         // A read that is given up loses bytes: a task of its own reads.
         let (answers, answered) = mpsc::channel(1);
         tokio::spawn(async move {
@@ -305,12 +295,12 @@ struct Running {
 }
 
 impl Running {
-    async fn serve(&mut self, asked: &mut Queues) -> End {
+    async fn serve(&mut self, asked: &mut Asks) -> End {
         loop {
             let oldest = self.waiting.values().map(|(since, _)| *since).min();
             let hangs = oldest.unwrap_or_else(Instant::now) + HANGS;
             tokio::select! {
-                one = asked.next(self.waiting.len()) => {
+                one = asked.recv(), if self.waiting.len() < IN_FLIGHT => {
                     let Some(one) = one else { return End::Dropped };
                     if let Err(why) = self.send(one).await {
                         return End::Lost(why);

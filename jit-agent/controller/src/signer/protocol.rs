@@ -54,8 +54,8 @@ pub(super) enum FromSigner {
     Answer { number: u64, answer: Answer },
     /// It does not start; the reason.
     Failed(String),
-    /// Its keys are open: those that sign grants and policies, and those that sign revocations.
-    Ready { keys: Vec<KeyInfo>, revocation_keys: Vec<KeyInfo> },
+    /// Its keys are open.
+    Ready { keys: Vec<KeyInfo> },
 }
 
 /// What became of something to sign.

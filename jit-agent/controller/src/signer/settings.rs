@@ -42,6 +42,32 @@ pub struct Settings {
     pub freshness: Option<FreshnessSettings>,
 }
 
+/// What a process of the signer is for. Each has its own: a key that hangs or cannot be opened holds up
+/// nothing of another purpose, and nothing that opens holds up what closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Purpose {
+    /// Revocations.
+    Closes,
+    /// Grants, policies, and certificates of hosts.
+    Opens,
+    /// Checkpoints.
+    Stamps,
+}
+
+impl Purpose {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Closes, Self::Opens, Self::Stamps];
+
+    /// What it signs.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Closes => "revocations",
+            Self::Opens => "grants",
+            Self::Stamps => "checkpoints",
+        }
+    }
+}
+
 /// What is never signed, whoever has agreed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -110,14 +136,48 @@ impl Settings {
         keys.for_each(|key| key.resolve(directory));
     }
 
+    /// What the process for this purpose gets; `None`: there is none.
+    pub(super) fn part(&self, purpose: Purpose) -> Option<Self> {
+        let whole = self.clone();
+        let none = Self {
+            keys: Vec::new(),
+            revocation_keys: Vec::new(),
+            authority: None,
+            freshness: None,
+            ..self.clone()
+        };
+        match purpose {
+            Purpose::Opens => Some(Self { keys: whole.keys, authority: whole.authority, ..none }),
+            Purpose::Closes if whole.revocation_keys.is_empty() => None,
+            Purpose::Closes => {
+                let journal = self.journal.with_added_extension("closing");
+                Some(Self { journal, revocation_keys: whole.revocation_keys, ..none })
+            }
+            Purpose::Stamps => {
+                let freshness = Some(whole.freshness?);
+                let journal = self.journal.with_added_extension("stamping");
+                Some(Self { journal, freshness, ..none })
+            }
+        }
+    }
+
     /// Checks what can be checked without opening a file.
     ///
     /// # Errors
     /// The first field that is wrong.
     pub fn check(&self) -> Result<(), SettingsError> {
+        if self.keys.is_empty() {
+            let why = format!("none of them; 1 to {MAX_SIGNATURES} can sign");
+            return Err(SettingsError { field: "keys", why });
+        }
+        self.check_part()
+    }
+
+    /// The same of what one process gets.
+    pub(super) fn check_part(&self) -> Result<(), SettingsError> {
         let wrong = |field, why: String| Err(SettingsError { field, why });
         let Limits { longest, hosts, hosts_a_request, widest_ipv4, widest_ipv6, .. } = &self.limits;
-        if self.keys.is_empty() || self.keys.len() > MAX_SIGNATURES {
+        if self.keys.len() > MAX_SIGNATURES {
             let why = format!("{} of them; 1 to {MAX_SIGNATURES} can sign", self.keys.len());
             return wrong("keys", why);
         }

@@ -68,6 +68,11 @@ impl Held {
         Ok(Self { keys, valid_for_ms, epoch, number: 0, last_ms: i64::MIN })
     }
 
+    /// The key, without secrets.
+    pub(super) fn infos(&self) -> Vec<KeyInfo> {
+        self.keys.infos()
+    }
+
     /// Signs the next checkpoint.
     pub(super) fn sign(
         &mut self,

@@ -14,7 +14,7 @@ use jit_client::{
 use jit_controller::signer::{KeySettings, Signer, SignerError};
 
 use crate::world::{
-    PROGRAM, Running, World, agreed, eventually, new_key, proposal, script, signs, succeed,
+    PROGRAM, Running, World, agreed, eventually, new_key, process, proposal, script, signs, succeed,
 };
 
 const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
@@ -135,7 +135,7 @@ async fn a_hardware_module_signs_without_sockets() {
     for _ in 0..10 {
         signs(&signer).await;
     }
-    let status = format!("/proc/{}/status", signer.pid().unwrap());
+    let status = format!("/proc/{}/status", process(&signer).unwrap());
     assert!(fs::read_to_string(status).unwrap().contains("Seccomp:\t2"));
     drop(signer);
     world.settings.journal = world.path("another.journal");
@@ -202,12 +202,13 @@ async fn a_program_that_does_not_sign_is_named_and_started_again() {
         let mut world = World::new();
         command(&mut world, answers);
         let signer = world.start().await;
-        let pid = signer.pid();
+        let pid = process(&signer);
         match signer.sign(&agreed(proposal())).await {
             Err(SignerError::Unavailable(why)) => assert!(why.contains(says), "{why}"),
             other => panic!("{other:?}"),
         }
-        eventually("a new start", async || signer.pid().is_some() && signer.pid() != pid).await;
+        eventually("a new start", async || process(&signer).is_some() && process(&signer) != pid)
+            .await;
     }
 }
 

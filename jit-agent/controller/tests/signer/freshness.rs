@@ -1,9 +1,9 @@
 //! Checkpoints: the signer's process signs them with a key of their own, and nothing else with it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jit_client::signing::Algorithm;
-use jit_controller::signer::{CheckpointWish, FreshnessSettings, KeySettings, Signer, SignerError};
+use jit_controller::signer::{CheckpointWish, FreshnessSettings, KeySettings, SignerError};
 use jit_proto::{payload_type::CHECKPOINT_TYPE, v1};
 use prost::Message as _;
 
@@ -22,18 +22,6 @@ fn with_freshness() -> World {
     world
 }
 
-/// Starts it, as soon as the one before has left its journals.
-async fn started(world: &World) -> Signer {
-    let began = Instant::now();
-    loop {
-        match world.try_start().await {
-            Ok(signer) => return signer,
-            Err(error) => assert!(began.elapsed() < Duration::from_secs(20), "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 fn wish(issued_at_ms: i64) -> CheckpointWish {
     CheckpointWish { issued_at_ms, root: vec![7; 32], hosts: 3 }
 }
@@ -47,7 +35,7 @@ async fn checkpoints_are_numbered_by_the_signer_and_an_epoch_lasts_as_long_as_it
     let world = with_freshness();
     let mut last = (0, 0);
     for _ in 0..2 {
-        let signer = started(&world).await;
+        let signer = world.started().await;
         for number in 1..=3 {
             let now = now_ms();
             let envelope = signer.checkpoint(wish(now)).await.unwrap();
@@ -80,4 +68,10 @@ async fn without_a_key_of_their_own_no_checkpoints_are_signed() {
     world.settings.freshness.as_mut().unwrap().key = key;
     let refused = world.try_start().await.unwrap_err();
     assert!(refused.to_string().contains("freshness.key"), "{refused}");
+    // The same key in another file.
+    let copy = world.path("copy.key");
+    std::fs::copy(world.path("signer.key"), &copy).unwrap();
+    world.settings.freshness.as_mut().unwrap().key = KeySettings::Pem { file: copy };
+    let refused = world.try_start().await.unwrap_err();
+    assert!(refused.to_string().contains("is the same key as another one"), "{refused}");
 }

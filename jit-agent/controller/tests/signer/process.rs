@@ -19,7 +19,7 @@ use jit_proto::{payload_type::POLICY_TYPE, v1};
 use prost::Message as _;
 
 use crate::world::{
-    PROGRAM, World, agreed, eventually, now_ms, proposal, remade, signs, verify, word,
+    PROGRAM, World, agreed, eventually, now_ms, process, proposal, remade, signs, verify, word,
 };
 
 #[tokio::test]
@@ -99,10 +99,10 @@ async fn of_two_forms_one_is_signed_wherever_the_process_is_killed() {
             while kills < 40 && !*over.lock().unwrap() {
                 // From right after the start to some signatures later.
                 tokio::time::sleep(Duration::from_micros(kills * 4_999 % 40_000)).await;
-                if let Some(pid) = signer.pid() {
+                if let Some(pid) = process(&signer) {
                     kill(pid);
                     kills += 1;
-                    while signer.pid() == Some(pid) {
+                    while process(&signer) == Some(pid) {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
                 }
@@ -157,12 +157,12 @@ async fn of_two_forms_one_is_signed_wherever_the_process_is_killed() {
 async fn a_process_that_crashes_is_started_again() {
     let world = World::new();
     let signer = world.start().await;
-    let first = signer.pid().unwrap();
+    let first = process(&signer).unwrap();
     kill(first);
     // What was not asked yet waits for the new process.
-    eventually("the end is seen", async || signer.pid() != Some(first)).await;
+    eventually("the end is seen", async || process(&signer) != Some(first)).await;
     signs(&signer).await;
-    assert_ne!(signer.pid(), Some(first));
+    assert_ne!(process(&signer), Some(first));
 }
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn while_it_does_not_start_whoever_asks_hears_why_at_once() {
     let signer = world.start().await;
     let (file, aside) = (world.path("signer.key"), world.path("aside.key"));
     fs::rename(&file, &aside).unwrap();
-    kill(signer.pid().unwrap());
+    kill(process(&signer).unwrap());
     eventually("the reason", async || {
         let asked = Instant::now();
         let answer = signer.sign(&agreed(proposal())).await;
@@ -187,7 +187,7 @@ async fn while_it_does_not_start_whoever_asks_hears_why_at_once() {
 async fn the_last_signer_that_is_dropped_ends_the_process() {
     let world = World::new();
     let signer = world.start().await;
-    let pid = signer.pid().unwrap();
+    let pid = process(&signer).unwrap();
     let other = signer.clone();
     drop(signer);
     signs(&other).await;
@@ -199,7 +199,7 @@ async fn the_last_signer_that_is_dropped_ends_the_process() {
 async fn the_process_has_a_filter_no_new_privileges_and_no_core_dump() {
     let world = World::new();
     let signer = world.start().await;
-    let pid = signer.pid().unwrap();
+    let pid = process(&signer).unwrap();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     for line in ["Seccomp:\t2", "NoNewPrivs:\t1", "Threads:\t1"] {
         assert!(status.lines().any(|one| one == line), "{line}: {status}");
@@ -227,9 +227,9 @@ async fn signatures_are_limited_in_a_minute_also_after_a_crash() {
         other => panic!("{other:?}"),
     };
     too_fast(signer.sign(&agreed(proposal())).await);
-    let pid = signer.pid().unwrap();
+    let pid = process(&signer).unwrap();
     kill(pid);
-    eventually("the end is seen", async || signer.pid() != Some(pid)).await;
+    eventually("the end is seen", async || process(&signer) != Some(pid)).await;
     too_fast(signer.sign(&agreed(proposal())).await);
 }
 

@@ -1,12 +1,16 @@
 //! Revocations: other keys sign them than those that sign grants, and they wait for no grant.
 
+use std::{fs, time::Duration};
+
 use jit_client::signing::Algorithm;
-use jit_controller::signer::{KeySettings, SignerError};
+use jit_controller::signer::{FreshnessSettings, KeySettings, Purpose, SignerError};
 use jit_proto::{payload_type::REVOCATION_TYPE, v1};
 use prost::Message as _;
 use tokio::task::JoinSet;
 
-use crate::world::{World, agreed, new_key, now_ms, proposal, signs, verify_by, word};
+use crate::world::{
+    World, agreed, eventually, new_key, now_ms, proposal, script, signs, verify_by, word,
+};
 
 /// A world with two keys that sign revocations.
 fn with_keys() -> World {
@@ -44,13 +48,13 @@ async fn each_revocation_key_signs_it_and_no_key_of_grants() {
     verify_by(&keys, &payload, REVOCATION_TYPE, &signatures);
     assert!(signatures.iter().all(|one| one.key_id != signer.keys()[0].key_id));
     signs(&signer).await;
-    let journal = std::fs::read_to_string(world.path("signer.journal")).unwrap();
+    let journal = fs::read_to_string(world.path("signer.journal.closing")).unwrap();
     assert_eq!(journal.lines().filter(|line| line.starts_with("c ")).count(), 1);
     // Also of another process, with the same journal.
     drop(signer);
-    let signer = world.start().await;
+    let signer = world.started().await;
     signer.sign_revocation(payload).await.unwrap();
-    let journal = std::fs::read_to_string(world.path("signer.journal")).unwrap();
+    let journal = fs::read_to_string(world.path("signer.journal.closing")).unwrap();
     assert_eq!(journal.lines().filter(|line| line.starts_with("c ")).count(), 1);
 }
 
@@ -84,7 +88,7 @@ async fn grants_hold_up_no_revocation_and_a_key_has_one_purpose() {
     assert!(is_late, "{too_fast}");
     drop(signer);
     // The same key in another file.
-    std::fs::copy(world.path("signer.key"), world.path("copy.key")).unwrap();
+    fs::copy(world.path("signer.key"), world.path("copy.key")).unwrap();
     let file = world.path("copy.key");
     world.settings.revocation_keys = vec![KeySettings::Pem { file }];
     let refused = world.try_start().await.unwrap_err();
@@ -113,6 +117,66 @@ async fn what_closes_a_part_leaves_room_for_what_closes_everything() {
             Err(other) => panic!("{other}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_key_of_grants_that_cannot_be_opened_or_hangs_holds_up_no_revocation() {
+    for hangs in [false, true] {
+        let mut world = with_keys();
+        let (file, aside) = (world.path("signer.key"), world.path("aside.key"));
+        if hangs {
+            // It never says its key.
+            script(&world.path("hangs"), "#!/bin/sh\nexec sleep 600\n");
+            world.settings.keys = vec![KeySettings::Command {
+                command: vec![world.path("hangs").display().to_string()],
+                public_key: None,
+                timeout: Duration::from_millis(500),
+            }];
+        } else {
+            fs::rename(&file, &aside).unwrap();
+        }
+        let signer = world.start().await;
+        signer.sign_revocation(all()).await.unwrap();
+        let opens = signer.processes().remove(&Purpose::Opens).unwrap();
+        assert_eq!((opens.pid, opens.keys), (None, Vec::new()));
+        if hangs {
+            continue;
+        }
+        assert!(opens.trouble.contains("signer.key"), "{}", opens.trouble);
+        let refused = signer.sign(&agreed(proposal())).await.unwrap_err();
+        assert!(refused.to_string().contains("signer.key"), "{refused}");
+        // It comes by itself when the key is there.
+        fs::rename(&aside, &file).unwrap();
+        eventually("it signs", async || signer.sign(&agreed(proposal())).await.is_ok()).await;
+        assert_eq!(signer.keys().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_revocations_or_checkpoints_that_is_lost_holds_up_nothing_else() {
+    let mut world = with_keys();
+    let (file, _) = new_key(world.directory.path(), "freshness", Algorithm::P256);
+    world.settings.freshness = Some(FreshnessSettings {
+        key: KeySettings::Pem { file: file.clone() },
+        journal: world.path("freshness.journal"),
+        every: Duration::from_secs(10),
+        valid_for: Duration::from_secs(25),
+    });
+    fs::remove_file(&file).unwrap();
+    let signer = world.start().await;
+    signs(&signer).await;
+    signer.sign_revocation(all()).await.unwrap();
+    drop(signer);
+    fs::remove_file(world.path("closing.key")).unwrap();
+    let signer = world.started().await;
+    signs(&signer).await;
+    let refused = signer.sign_revocation(all()).await.unwrap_err();
+    assert!(refused.to_string().contains("closing.key"), "{refused}");
+    drop(signer);
+    // Nothing that could sign: the start says why.
+    fs::remove_file(world.path("signer.key")).unwrap();
+    let refused = world.try_start().await.unwrap_err();
+    assert!(refused.to_string().contains("signer.key"), "{refused}");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use jit_client::{
 };
 use jit_controller::{
     model::{Decision, Proposal, Ruling, grant},
-    signer::{KeyInfo, Settings, SignRequest, Signer, SignerError},
+    signer::{KeyInfo, Purpose, Settings, SignRequest, Signer, SignerError},
 };
 use jit_proto::{dsse::pre_authentication_encoding, payload_type::GRANT_TYPE, v1};
 use serde_json::json;
@@ -48,6 +48,24 @@ impl World {
     pub(crate) async fn try_start(&self) -> Result<Signer, SignerError> {
         Signer::start_program(Path::new(PROGRAM), &self.settings).await
     }
+
+    /// Starts it, as soon as the one before has left its journals.
+    pub(crate) async fn started(&self) -> Signer {
+        let began = Instant::now();
+        loop {
+            match self.try_start().await {
+                Ok(signer)
+                    if signer.processes().values().all(|one| !one.trouble.contains("journal")) =>
+                {
+                    return signer;
+                }
+                Ok(signer) => drop(signer),
+                Err(error) => assert!(began.elapsed() < Duration::from_secs(20), "{error}"),
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "the one before is still there");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
 
 /// A new key in a file, and the key.
@@ -65,6 +83,11 @@ pub(crate) fn now_ms() -> i64 {
 }
 
 /// Ana asks for SSH on web-1 for an hour.
+/// The id of the process that signs grants.
+pub(crate) fn process(signer: &Signer) -> Option<u32> {
+    signer.processes().remove(&Purpose::Opens).unwrap().pid
+}
+
 pub(crate) fn proposal() -> Proposal {
     Proposal {
         id: ulid::Ulid::generate().to_string(),

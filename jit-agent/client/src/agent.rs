@@ -2,22 +2,22 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use hyper_util::rt::TokioIo;
 use jit_proto::v1::{self, jit_agent_client::JitAgentClient};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::{
     Code, Response, Status, Streaming,
-    transport::{Channel, Endpoint, Uri},
+    codegen::http::{Uri, uri::InvalidUri},
 };
 use tonic_types::StatusExt as _;
 
 use crate::{
     CallError,
-    budget::{Budget, Metered},
+    budget::Budget,
     dial::{self, Broken, Connection, Credentials},
     local,
     target::{Target, Way},
     text,
+    wire::Wire,
 };
 
 /// Domain of the reason words in status details.
@@ -26,18 +26,14 @@ const DOMAIN: &str = "jit-agent";
 const MAX_ANSWER_BYTES: usize = 128 * 1024 * 1024;
 /// Largest event: all of its texts are short.
 const MAX_EVENT_BYTES: usize = 64 * 1024;
-/// Bytes that an agent of many may send before they are read, on one connection.
-const WINDOW: u32 = 128 * 1024;
-/// Interval between probes of an idle connection, and the wait for the answer to one.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// A connected agent. Clones share the connection, and its calls run side by side.
 #[derive(Clone)]
 pub struct Agent {
-    client: JitAgentClient<Metered>,
+    client: JitAgentClient<Wire>,
     /// For events: they come for as long as the connection lasts.
-    events: JitAgentClient<Channel>,
-    way: Way,
+    events: JitAgentClient<Wire>,
+    way: Arc<Way>,
     timeout: Duration,
     broken: Broken,
 }
@@ -87,43 +83,26 @@ impl Agent {
     ) -> Result<Self, CallError> {
         let Target { way, timeout } = target.clone();
         let Connection { stream, broken } = connection;
-        // There is one connection, made above. When it breaks, the next call fails.
-        let mut stream = Some(TokioIo::new(stream));
-        let connector = tower::service_fn(move |_: Uri| {
-            let stream = stream.take();
-            async move { stream.ok_or_else(|| std::io::Error::other("the connection is gone")) }
-        });
         let uri = match &way {
             Way::Socket(_) => "http://localhost".to_owned(),
             Way::Tls(_) => format!("https://{way}"),
             Way::Uplink(peer) => format!("https://{peer}"),
         };
-        let unusable = |error: tonic::transport::Error| {
-            let why = match &way {
-                Way::Socket(_) => local::CLOSED.to_owned(),
-                Way::Tls(_) | Way::Uplink(_) => error.to_string(),
-            };
+        let unusable = |why: String| {
             CallError::Unavailable(format!("cannot talk to the agent at {way}: {why}"))
         };
-        let endpoint = Endpoint::from_shared(uri)
-            .map_err(unusable)?
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true);
-        let endpoint = match budget {
-            Some(_) => {
-                endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW)
-            }
-            None => endpoint,
-        };
-        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| {
-            broken.get().map_or_else(|| unusable(error), |error| dial::explain(&way, error))
+        let origin: Uri = uri.parse().map_err(|error: InvalidUri| unusable(error.to_string()))?;
+        let begun = Wire::begin(stream, budget.cloned()).await;
+        let wire = begun.map_err(|error| match (broken.get(), &way) {
+            (Some(error), _) => dial::explain(&way, error),
+            (None, Way::Socket(_)) => unusable(local::CLOSED.to_owned()),
+            (None, Way::Tls(_) | Way::Uplink(_)) => unusable(error.to_string()),
         })?;
-        let events = JitAgentClient::new(channel.clone());
+        let events = JitAgentClient::with_origin(wire.unbounded(), origin.clone());
         let events = events.max_decoding_message_size(MAX_EVENT_BYTES);
-        let client = JitAgentClient::new(Metered::new(channel, budget.cloned()));
+        let client = JitAgentClient::with_origin(wire, origin);
         let client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
-        Ok(Self { client, events, way, timeout, broken })
+        Ok(Self { client, events, way: Arc::new(way), timeout, broken })
     }
 
     /// The agent's socket path or HOST:PORT, for people.
@@ -132,8 +111,8 @@ impl Agent {
     }
 
     /// Whether the agent has made the connection itself.
-    pub const fn is_uplink(&self) -> bool {
-        matches!(self.way, Way::Uplink(_))
+    pub fn is_uplink(&self) -> bool {
+        matches!(*self.way, Way::Uplink(_))
     }
 
     /// Pushes one envelope. A refusal is an error.

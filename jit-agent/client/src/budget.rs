@@ -14,12 +14,8 @@ use std::{
 };
 
 use http_body::{Frame, SizeHint};
-use tonic::{
-    Status,
-    body::Body,
-    codegen::{BoxFuture, Bytes, Service, http},
-    transport::{Channel, Error},
-};
+use hyper::body::Incoming;
+use tonic::{Status, codegen::Bytes};
 
 /// Bytes of an answer that need no room: the status of a host with few grants has fewer.
 const FREE: usize = 16 * 1024;
@@ -52,50 +48,19 @@ impl Budget {
     }
 }
 
-/// A channel whose answers take their room from a budget.
-#[derive(Clone, Debug)]
-pub(crate) struct Metered {
-    channel: Channel,
-    budget: Option<Arc<Budget>>,
-}
-
-impl Metered {
-    /// `None`: without a bound.
-    pub(crate) const fn new(channel: Channel, budget: Option<Arc<Budget>>) -> Self {
-        Self { channel, budget }
-    }
-}
-
-impl Service<http::Request<Body>> for Metered {
-    type Response = http::Response<Body>;
-    type Error = Error;
-    type Future = BoxFuture<Self::Response, Error>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.channel.poll_ready(context)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let (calling, budget) = (self.channel.call(request), self.budget.clone());
-        Box::pin(async move {
-            let response = calling.await?;
-            Ok(match budget {
-                Some(budget) => {
-                    response.map(|body| Body::new(Answer { body, budget, seen: 0, taken: 0 }))
-                }
-                None => response,
-            })
-        })
-    }
-}
-
-/// An answer as it arrives.
-struct Answer {
-    body: Body,
+/// An answer as it arrives. Its room comes from a budget.
+pub(crate) struct Answer {
+    body: Incoming,
     budget: Arc<Budget>,
     /// Bytes that have come, and those of them that are taken from the budget.
     seen: usize,
     taken: usize,
+}
+
+impl Answer {
+    pub(crate) const fn new(body: Incoming, budget: Arc<Budget>) -> Self {
+        Self { body, budget, seen: 0, taken: 0 }
+    }
 }
 
 impl http_body::Body for Answer {
@@ -107,6 +72,7 @@ impl http_body::Body for Answer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let frame = frame.map(|frame| frame.map_err(|error| Status::from_error(error.into())));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {

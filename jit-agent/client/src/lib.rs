@@ -48,6 +48,7 @@ pub mod text;
 #[cfg(feature = "signing")]
 pub mod trusted;
 pub mod watch;
+mod wire;
 #[cfg(test)]
 #[cfg(feature = "signing")]
 mod worked_example;

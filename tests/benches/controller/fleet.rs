@@ -30,7 +30,7 @@ use jit_tests::{
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 use self::{
-    board::{Kind, now_us},
+    board::{Answer, Kind, now_us},
     commits::Commits,
     site::{HUB, Site},
 };
@@ -205,6 +205,7 @@ fn everything(site: &Site, ana: &Person, max: &Person, count: usize) {
         used.push(millis(cpu(&pid) - before) / f64::from(u32::try_from(count).unwrap()));
         let mut answers = site.board.take();
         answers.retain(|answer| answer.kind == Kind::Closed);
+        println!("after it, closed on parts of all: {}", parts(began, &answers));
         closed.push(since(began, answers.iter().map(|answer| answer.at_us).max().unwrap()));
         let heard = Call::get(["revocations", &made.id]);
         let began = Instant::now();
@@ -264,6 +265,15 @@ fn settle(ana: &Person, id: &str, written: impl Fn(&RequestView) -> u64, count: 
         assert!(began.elapsed() < PATIENCE, "{:?}", view.counts);
         thread::sleep(Duration::from_millis(500));
     }
+}
+
+/// When half of the answers had come, and more: the last ones may be few.
+fn parts(from_us: u64, answers: &[Answer]) -> String {
+    let mut times: Vec<_> = answers.iter().map(|answer| since(from_us, answer.at_us)).collect();
+    times.sort_unstable();
+    let at = |part: usize| times.get((times.len() * part / 100).saturating_sub(1)).copied();
+    let shown = [1, 10, 50, 90, 99, 100].map(|part| format!("{part} %: {:?}", at(part).unwrap()));
+    shown.join(", ")
 }
 
 /// When the first grant of a request was signed, microseconds since the Unix epoch.

@@ -16,6 +16,7 @@ use std::{
 };
 
 use jit_proto::{payload_type::CHECKPOINT_TYPE, v1};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
@@ -25,7 +26,7 @@ use tokio::{
     process::{Child, Command},
     runtime::Builder,
     sync::{mpsc, oneshot},
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tracing::{info, warn};
 
@@ -45,6 +46,8 @@ const HANGS: Duration = Duration::from_secs(75);
 /// The first wait after an end, and the longest.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How often it is looked, during a start, whether anybody needs it still.
+const LOOK: Duration = Duration::from_millis(200);
 /// A signer that ran for this time, or has answered, has not failed at once.
 const RAN_WELL: Duration = Duration::from_secs(10);
 /// What may wait to be signed.
@@ -188,7 +191,11 @@ impl Keeper {
         let (signs, mut started) = (self.purpose.words(), Some(started));
         let mut wait = FIRST_WAIT;
         loop {
-            let mut running = match self.start().await {
+            let begun = tokio::select! {
+                running = self.start() => running,
+                () = nobody_asks(&asked) => return,
+            };
+            let mut running = match begun {
                 Ok(running) => running,
                 Err(why) => {
                     self.seen.change(self.purpose, |process| process.trouble.clone_from(&why));
@@ -249,9 +256,11 @@ impl Keeper {
             .arg("signer")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .map_err(failed)?;
+        let group = Group::of(&child);
         let (mut read, mut write) = UnixStream::from_std(ours).map_err(failed)?.into_split();
         let open = ToSigner::Open(Box::new(self.settings.clone()));
         let opened = async {
@@ -278,13 +287,35 @@ impl Keeper {
                 }
             }
         });
-        Ok(Running { child, write, answered, number: 0, answers: 0, waiting: HashMap::new() })
+        let waiting = HashMap::new();
+        Ok(Running { child, _group: group, write, answered, number: 0, answers: 0, waiting })
+    }
+}
+
+/// A process, and the programs that it has started. They end with this: one that hangs does not end by
+/// itself, and each start of the signer would leave another.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(leader: &Child) -> Self {
+        let id = leader.id().and_then(|id| i32::try_from(id).ok());
+        Self(id.and_then(Pid::from_raw))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            // All of them may have ended.
+            let _gone = kill_process_group(leader, Signal::KILL);
+        }
     }
 }
 
 /// A process that is open.
 struct Running {
     child: Child,
+    _group: Group,
     write: OwnedWriteHalf,
     answered: mpsc::Receiver<io::Result<FromSigner>>,
     number: u64,
@@ -364,7 +395,7 @@ impl Running {
 
     /// Ends the process. What it was asked is to be tried again: the journal knows what it has signed.
     async fn end(self) {
-        let Self { mut child, write, answered, waiting, .. } = self;
+        let Self { mut child, _group, write, answered, waiting, .. } = self;
         for (_, answer) in waiting.into_values() {
             let why = "it ended before it answered";
             let _nobody_waits = answer.send(Err(SignerError::Unavailable(why.into())));
@@ -374,6 +405,13 @@ impl Running {
         if timeout(Duration::from_secs(1), child.wait()).await.is_err() {
             let _ended = child.kill().await;
         }
+    }
+}
+
+/// Ends when nobody is left who could ask.
+async fn nobody_asks(asked: &Asks) {
+    while !asked.is_closed() {
+        sleep(LOOK).await;
     }
 }
 

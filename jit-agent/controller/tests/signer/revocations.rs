@@ -1,6 +1,6 @@
 //! Revocations: other keys sign them than those that sign grants, and they wait for no grant.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use jit_client::signing::Algorithm;
 use jit_controller::signer::{FreshnessSettings, KeySettings, Purpose, SignerError};
@@ -126,7 +126,7 @@ async fn a_key_of_grants_that_cannot_be_opened_or_hangs_holds_up_no_revocation()
         let (file, aside) = (world.path("signer.key"), world.path("aside.key"));
         if hangs {
             // It never says its key.
-            script(&world.path("hangs"), "#!/bin/sh\nexec sleep 600\n");
+            script(&world.path("hangs"), "#!/bin/sh\necho $$ >\"$0.pid\"\nexec sleep 600\n");
             world.settings.keys = vec![KeySettings::Command {
                 command: vec![world.path("hangs").display().to_string()],
                 public_key: None,
@@ -140,6 +140,13 @@ async fn a_key_of_grants_that_cannot_be_opened_or_hangs_holds_up_no_revocation()
         let opens = signer.processes().remove(&Purpose::Opens).unwrap();
         assert_eq!((opens.pid, opens.keys), (None, Vec::new()));
         if hangs {
+            let place = world.path("hangs.pid");
+            let pid = fs::read_to_string(&place).unwrap().trim().to_owned();
+            let runs = || Path::new("/proc").join(&pid).join("exe").exists();
+            assert!(runs());
+            drop(signer);
+            // Without this each start would leave a program that hangs.
+            eventually("the program is ended", async || !runs()).await;
             continue;
         }
         assert!(opens.trouble.contains("signer.key"), "{}", opens.trouble);

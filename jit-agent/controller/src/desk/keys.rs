@@ -15,7 +15,7 @@ use super::{Desk, DeskError};
 use crate::{
     audit::{self, Code, Record},
     model::Account,
-    signer::Process,
+    signer::{Process, Purpose},
     store::{AccountKey, Request, StoreError, Tx, keys, passkeys},
 };
 
@@ -42,7 +42,13 @@ impl Desk {
             let why = format!("it is the key {}, and the path names another", public.key_id());
             return Err(invalid("public_key", why));
         }
-        if self.is_own_key(key_id)? {
+        if let Some(signs) = self.unknown_keys() {
+            return Err(DeskError::Signer(format!(
+                "its keys for {signs} have not been open yet, and this one may be one of them; `jit-controller \
+                 health` says why"
+            )));
+        }
+        if self.is_own_key(key_id) {
             let why = "it is the controller's own key: its signature is no person's".into();
             return Err(invalid("public_key", why));
         }
@@ -103,22 +109,19 @@ impl Desk {
     }
 
     /// Whether the signer of this process signs with this key.
-    ///
-    /// # Errors
-    /// Not all of its keys are known: one of its processes has not been open yet.
-    pub(super) fn is_own_key(&self, key_id: &str) -> Result<bool, DeskError> {
-        let processes = self.inner.signer.iter().flat_map(|signer| signer.processes());
-        let mut is_own = false;
-        for (purpose, Process { keys, trouble, .. }) in processes {
-            if keys.is_empty() {
-                let signs = purpose.words();
-                return Err(DeskError::Signer(format!(
-                    "its keys for {signs} have not been open yet, and this one may be one of them: {trouble}"
-                )));
-            }
-            is_own |= keys.iter().any(|key| key.key_id == key_id);
-        }
-        Ok(is_own)
+    pub(super) fn is_own_key(&self, key_id: &str) -> bool {
+        let mut own = self.processes().flat_map(|(_, process)| process.keys);
+        own.any(|key| key.key_id == key_id)
+    }
+
+    /// What is signed by keys that are not known yet: their process has not been open.
+    fn unknown_keys(&self) -> Option<&'static str> {
+        let mut unknown = self.processes().filter(|(_, process)| process.keys.is_empty());
+        unknown.next().map(|(purpose, _)| purpose.words())
+    }
+
+    fn processes(&self) -> impl Iterator<Item = (Purpose, Process)> {
+        self.inner.signer.iter().flat_map(|signer| signer.processes())
     }
 }
 

@@ -167,7 +167,7 @@ impl Desk {
         let now = now.into_iter().find(|one| one.part.id == grant.part.id);
         let mut envelope = now.and_then(|one| one.envelope).unwrap_or_default();
         keys::drop_ended(&mut tx, &mut envelope).await?;
-        let checked = match self.is_own_key(&signature.key_id)? {
+        let checked = match self.is_own_key(&signature.key_id) {
             true => Err(("not_your_key", "it is the controller's own key".to_owned())),
             false => keys::check(&mut tx, who, &request, &envelope, &signature, party).await?,
         };

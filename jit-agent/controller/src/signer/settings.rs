@@ -138,27 +138,23 @@ impl Settings {
 
     /// What the process for this purpose gets; `None`: there is none.
     pub(super) fn part(&self, purpose: Purpose) -> Option<Self> {
-        let whole = self.clone();
-        let none = Self {
-            keys: Vec::new(),
-            revocation_keys: Vec::new(),
-            authority: None,
-            freshness: None,
-            ..self.clone()
-        };
-        match purpose {
-            Purpose::Opens => Some(Self { keys: whole.keys, authority: whole.authority, ..none }),
-            Purpose::Closes if whole.revocation_keys.is_empty() => None,
-            Purpose::Closes => {
-                let journal = self.journal.with_added_extension("closing");
-                Some(Self { journal, revocation_keys: whole.revocation_keys, ..none })
-            }
-            Purpose::Stamps => {
-                let freshness = Some(whole.freshness?);
-                let journal = self.journal.with_added_extension("stamping");
-                Some(Self { journal, freshness, ..none })
-            }
+        let mut part = self.clone();
+        if purpose != Purpose::Opens {
+            (part.keys, part.authority) = (Vec::new(), None);
         }
+        if purpose != Purpose::Closes {
+            part.revocation_keys = Vec::new();
+        }
+        if purpose != Purpose::Stamps {
+            part.freshness = None;
+        }
+        match purpose {
+            Purpose::Closes if part.revocation_keys.is_empty() => return None,
+            Purpose::Closes => part.journal = self.journal.with_added_extension("closing"),
+            Purpose::Stamps if part.freshness.is_none() => return None,
+            Purpose::Opens | Purpose::Stamps => {}
+        }
+        Some(part)
     }
 
     /// Checks what can be checked without opening a file.

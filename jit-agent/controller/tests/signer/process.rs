@@ -332,10 +332,6 @@ async fn a_start_that_fails_says_why() {
 fn garbage_on_the_socket_ends_the_process() {
     let world = World::new();
     let settings = serde_json::to_string(&world.settings).unwrap();
-    let message = |json: &str| {
-        let length = u32::try_from(json.len()).unwrap().to_be_bytes();
-        [&length[..], json.as_bytes()].concat()
-    };
     let open = message(&format!("{{\"open\":{settings}}}"));
     let after = |bytes: &[u8]| [&open[..], bytes].concat();
     for bad in [
@@ -349,7 +345,7 @@ fn garbage_on_the_socket_ends_the_process() {
         after(&open),
         after(&open[..open.len() / 2]),
     ] {
-        let (status, said) = spoken(&bad);
+        let (status, said, _) = spoken(&bad);
         assert!(!status.success(), "{:?}", String::from_utf8_lossy(&bad));
         assert!(said.starts_with("jit-controller signer: "), "{said}");
     }
@@ -366,8 +362,31 @@ fn it_is_not_started_by_hand() {
     assert!(said.contains("jit-controller serve"), "{said}");
 }
 
-/// Sends these bytes to a new process, then closes the connection.
-fn spoken(bytes: &[u8]) -> (ExitStatus, String) {
+#[test]
+fn a_process_that_closes_signs_nothing_that_opens() {
+    let mut world = World::new();
+    world.settings.limits.policies = true;
+    world.settings.revocation_keys = std::mem::take(&mut world.settings.keys);
+    let settings = serde_json::to_string(&world.settings).unwrap();
+    let grant = serde_json::to_string(&agreed(proposal())).unwrap();
+    let asks = [format!("{{\"grant\":{grant}}}"), "{\"policy\":{\"payload\":\"\"}}".into()];
+    for (ask, word) in asks.iter().zip(["no_keys", "malformed"]) {
+        let ask = format!("{{\"ask\":{{\"number\":1,\"ask\":{ask}}}}}");
+        let bytes = [format!("{{\"open\":{settings}}}"), ask].map(|json| message(&json)).concat();
+        let (status, said, answered) = spoken(&bytes);
+        assert!(status.success(), "{said}");
+        assert!(answered.contains(&format!("\"refused\":{{\"word\":\"{word}\"")), "{answered}");
+    }
+}
+
+fn message(json: &str) -> Vec<u8> {
+    let length = u32::try_from(json.len()).unwrap().to_be_bytes();
+    [&length[..], json.as_bytes()].concat()
+}
+
+/// Sends these bytes to a new process, then closes the connection. Returns how it ended, what it said on
+/// standard error, and what it has answered.
+fn spoken(bytes: &[u8]) -> (ExitStatus, String, String) {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let mut child = Command::new(PROGRAM)
         .arg("signer")
@@ -378,10 +397,11 @@ fn spoken(bytes: &[u8]) -> (ExitStatus, String) {
     // It may have ended before it has read everything.
     let _gone = ours.write_all(bytes);
     let _gone = ours.shutdown(std::net::Shutdown::Write);
-    let _gone = ours.read_to_end(&mut Vec::new());
+    let mut answered = Vec::new();
+    let _gone = ours.read_to_end(&mut answered);
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    (child.wait().unwrap(), said)
+    (child.wait().unwrap(), said, String::from_utf8_lossy(&answered).into_owned())
 }
 
 fn kill(pid: u32) {

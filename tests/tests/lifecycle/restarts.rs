@@ -235,6 +235,9 @@ fn with_the_agent_dead_status_reports_what_the_kernel_enforces() {
     let left = status["grants"][0]["left_ms"].as_i64().unwrap();
     assert!((590_000..=600_000).contains(&left), "{left}");
     assert_eq!(status["interfaces"].as_array().unwrap().len(), 2);
+    // Before Linux 5.11 the kernel counts the gate's tables against the limits of whoever asks.
+    let said = status["problems"].to_string();
+    assert!(!said.contains("cannot be read"), "{said}");
 }
 
 #[test]

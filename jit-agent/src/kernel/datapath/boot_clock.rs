@@ -9,6 +9,7 @@
 use std::{io, os::fd::OwnedFd};
 
 use aya_obj::generated::bpf_insn;
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::{kernel::datapath::bpf, rules::clock::BootNanos, system::sys};
 
@@ -71,9 +72,18 @@ impl BootClock {
     }
 }
 
-/// The same for a command that ends soon.
+/// The same for a command that ends soon. Before Linux 5.11 what programs and tables take counts as locked
+/// memory of the user, also what a gate has that is there: then this process's limit of that is raised.
 pub fn align() -> io::Result<i64> {
-    BootClock::load()?.align()
+    let clock = BootClock::load().or_else(|error| {
+        if error.kind() != io::ErrorKind::PermissionDenied {
+            return Err(error);
+        }
+        let unlimited = Rlimit { current: None, maximum: None };
+        setrlimit(Resource::Memlock, unlimited).map_err(|_| error)?;
+        BootClock::load()
+    });
+    clock?.align()
 }
 
 /// The offset of a clock that was read between two readings of another. They are the same clock if

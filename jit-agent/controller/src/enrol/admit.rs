@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::{
+    attest::azure,
     proof::{Method, Proof},
     request::Request,
     token::Taken,
@@ -49,6 +50,8 @@ pub enum Decision {
 pub struct Known<'k> {
     /// Labels of the token that came with it; `None`: it came without.
     pub labels: Option<&'k BTreeMap<String, String>>,
+    /// Clouds that are believed here.
+    pub believed: &'k [Method],
     /// The host in the inventory, by its id in any case of letters.
     pub host: Option<&'k InInventory>,
     /// All enrolments of the host or of the machine.
@@ -121,12 +124,36 @@ pub fn decide(proof: &Proof, csr_hash: &str, known: &Known<'_>, now_ms: i64) -> 
         return Decision::Wait(why);
     }
     // Who has a token only says that he is this host.
-    if proof.method() == Method::Token && known.host.is_some_and(|one| one.seen_ms > 0) {
-        return Decision::Wait(format!(
-            "{host} is a host that has answered before, and a token does not prove that it is this one"
-        ));
+    if proof.method() == Method::Token {
+        if known.host.is_some_and(|one| one.seen_ms > 0) {
+            return Decision::Wait(format!(
+                "{host} is a host that has answered before, and a token does not prove that it is this one"
+            ));
+        }
+        if let Some(cloud) = known.believed.iter().find(|one| is_named(**one, host, known.host)) {
+            return Decision::Wait(format!(
+                "{host} is a machine that can prove it (--identity {}), and a token does not prove that it is \
+                 this one",
+                cloud.word()
+            ));
+        }
     }
     Decision::Issue
+}
+
+/// Whether this cloud proves that a machine is this host: by the form of its id, or the label in the
+/// inventory.
+fn is_named(cloud: Method, host: &str, known: Option<&InInventory>) -> bool {
+    let host = host.to_ascii_lowercase();
+    match cloud {
+        Method::Arc => {
+            host.starts_with("/subscriptions/") && host.contains("/microsoft.hybridcompute/")
+        }
+        Method::Azure => known.is_some_and(|one| one.labels.contains_key(azure::LABEL)),
+        Method::Ec2 => host.starts_with("arn:aws") && host.contains(":ec2:"),
+        Method::Gcp => host.starts_with("//compute.googleapis.com/"),
+        Method::Token => false,
+    }
 }
 
 /// Decides, and writes down what follows, with its record in the audit. `None` for a decision by
@@ -139,6 +166,7 @@ pub async fn admit(
     proof: &Proof,
     request: &Request,
     token: Option<&Taken>,
+    believed: &[Method],
     now_ms: i64,
 ) -> Result<(Decision, Option<Enrolment>), StoreError> {
     let host = proof.host_id();
@@ -147,6 +175,7 @@ pub async fn admit(
     let inventory = inventory(tx, host).await?;
     let known = Known {
         labels: token.map(Taken::labels),
+        believed,
         host: inventory.as_ref(),
         earlier: &earlier,
         current: current.as_ref(),

@@ -150,7 +150,9 @@ async fn admitted(
     let mut tx = store.begin().await?;
     let (proof, token) = prove(&mut tx, claim, asked, now_ms).await?;
     let host = proof.host_id().to_owned();
-    let (decision, kept) = admit::admit(&mut tx, &proof, request, token.as_ref(), now_ms).await?;
+    let (token, believed) = (token.as_ref(), opened.believed());
+    let admitted = admit::admit(&mut tx, &proof, request, token, &believed, now_ms).await?;
+    let (decision, kept) = admitted;
     let enrolment = kept.map(|one| one.id).unwrap_or_default();
     let outcome = match decision {
         Decision::Again(enrolment) => Outcome::Issued { enrolment, host },

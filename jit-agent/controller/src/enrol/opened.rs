@@ -8,6 +8,7 @@ use jit_client::{
 use super::{
     attest::{azure::Azure, ec2::Ec2},
     keys::{ArcMachines, GcpInstances},
+    proof::Method,
     settings::{AzureSettings, Ec2Settings, Settings},
 };
 
@@ -29,6 +30,18 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// Clouds that are believed.
+    pub fn believed(&self) -> Vec<Method> {
+        let Self { ec2, azure, arc, gcp, .. } = self;
+        let each = [
+            (Method::Arc, arc.is_some()),
+            (Method::Azure, azure.is_some()),
+            (Method::Ec2, ec2.is_some()),
+            (Method::Gcp, gcp.is_some()),
+        ];
+        each.into_iter().filter(|(_, is_there)| *is_there).map(|(cloud, _)| cloud).collect()
+    }
+
     /// Reads the files. `None`: nobody enrols.
     ///
     /// # Errors

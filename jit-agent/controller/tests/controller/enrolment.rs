@@ -75,7 +75,7 @@ async fn ask(
         let mut tx = store.begin().await?;
         let token = taken(&mut tx, secret).await;
         let proof = token.prove(host).unwrap();
-        let done = admit::admit(&mut tx, &proof, request, Some(&token), now_ms).await?;
+        let done = admit::admit(&mut tx, &proof, request, Some(&token), &[], now_ms).await?;
         tx.commit().await?;
         Ok::<_, jit_controller::store::StoreError>(done)
     };

@@ -28,7 +28,7 @@ fn enrolment(id: &str, state: EnrolmentState) -> Enrolment {
 }
 
 fn nothing() -> Known<'static> {
-    Known { labels: None, host: None, earlier: &[], current: None }
+    Known { labels: None, believed: &[], host: None, earlier: &[], current: None }
 }
 
 fn labels(value: &str) -> BTreeMap<String, String> {
@@ -153,5 +153,34 @@ fn a_certificate_is_renewed_by_its_own_host_while_it_counts() {
     for current in [None, Some(&other)] {
         let replaced = with(HOST, Some(&presented), current, NOW_MS);
         assert_eq!(replaced, Err(NotRenewed::Replaced));
+    }
+}
+
+#[test]
+fn a_token_gives_no_certificate_of_a_machine_that_can_prove_itself() {
+    let vm = InInventory {
+        id: HOST.into(),
+        labels: [(azure::LABEL.to_owned(), "1".to_owned())].into(),
+        seen_ms: 0,
+    };
+    let arc = "/Subscriptions/s/resourceGroups/g/providers/Microsoft.HybridCompute/machines/n";
+    let ec2 = "arn:aws-cn:ec2:cn-north-1:123456789012:instance/i-1";
+    let gcp = "//Compute.googleapis.com/projects/p/zones/z/instances/1";
+    for (cloud, id, host) in [
+        (Method::Arc, arc, None),
+        (Method::Azure, HOST, Some(&vm)),
+        (Method::Ec2, ec2, None),
+        (Method::Gcp, gcp, None),
+    ] {
+        let decided = |believed: &[Method], method| {
+            let known = Known { believed, host, ..nothing() };
+            decide(&proof(id, method, MACHINE), "first", &known, NOW_MS)
+        };
+        let waits = decided(&[cloud], Method::Token);
+        assert!(matches!(&waits, Decision::Wait(why) if why.contains(cloud.word())), "{waits:?}");
+        // Where nobody can prove it, a token is all that there is; and the cloud's own proof counts.
+        let others: Vec<_> = Method::ALL.into_iter().filter(|other| *other != cloud).collect();
+        assert_eq!(decided(&others, Method::Token), Decision::Issue);
+        assert_eq!(decided(&[cloud], cloud), Decision::Issue);
     }
 }

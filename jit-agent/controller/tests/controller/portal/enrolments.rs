@@ -32,7 +32,8 @@ async fn asks(site: &Site, text: &str, request: &Request) -> Enrolment {
     let mut tx = site.store().begin().await.unwrap();
     let token: Taken = token::take(&mut tx, text, now_ms()).await.unwrap().expect("a use is left");
     let proof = token.prove("web-9").unwrap();
-    let (_, kept) = admit::admit(&mut tx, &proof, request, Some(&token), now_ms()).await.unwrap();
+    let (_, kept) =
+        admit::admit(&mut tx, &proof, request, Some(&token), &[], now_ms()).await.unwrap();
     tx.commit().await.unwrap();
     kept.unwrap()
 }

@@ -164,7 +164,7 @@ impl Reception for Shared {
         }
     }
 
-    fn host(&self, names: &uplink::Names, own: &uplink::Names) -> Result<String, String> {
+    fn host(&self, names: &uplink::Names, own: &uplink::Own) -> Result<String, String> {
         uplink::host(names, own, &self.roster)
     }
 

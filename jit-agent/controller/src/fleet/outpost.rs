@@ -27,7 +27,7 @@ use super::{
     backoff::{Backoff, random},
     connection::Connection,
     settings::ANSWERS,
-    uplink::{self, Hub, HubReport, HubSettings, Names, Reception},
+    uplink::{self, Hub, HubReport, HubSettings, Names, Own, Reception},
 };
 use crate::{
     bus::{
@@ -257,7 +257,7 @@ impl Entry {
 impl Reception for Post {
     async fn opens(&self) {}
 
-    fn host(&self, names: &Names, own: &Names) -> Result<String, String> {
+    fn host(&self, names: &Names, own: &Own) -> Result<String, String> {
         uplink::host_by_uri(names, own)
     }
 

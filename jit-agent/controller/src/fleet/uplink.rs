@@ -25,7 +25,7 @@ pub(super) use self::identity::host_by_uri;
 use self::places::Places;
 pub use self::settings::{HubSettings, RawHubSettings};
 pub(super) use self::{
-    identity::{Names, host},
+    identity::{Names, Own, host},
     listener::{Hub, run},
 };
 use super::connection::Connection;
@@ -36,11 +36,11 @@ pub(super) trait Reception: Send + Sync + 'static {
     /// Waits until it is known which hosts there are.
     fn opens(&self) -> impl Future<Output = ()> + Send;
 
-    /// The host with these names. `own`: those in the hub's own certificate.
+    /// The host with these names. `own`: who the hub is.
     ///
     /// # Errors
     /// A sentence that says why it is none.
-    fn host(&self, names: &Names, own: &Names) -> Result<String, String>;
+    fn host(&self, names: &Names, own: &Own) -> Result<String, String>;
 
     /// Gives a host's connection to who follows the host.
     ///

@@ -18,6 +18,15 @@ pub(in super::super) struct Names {
     pub(super) uri: BTreeSet<String>,
 }
 
+/// Who the hub is, and whose hosts it takes.
+#[derive(Clone, Debug, Default)]
+pub(in super::super) struct Own {
+    /// The names in its certificate.
+    pub(super) names: Names,
+    /// The trust domain of its hosts; `None`: that of whoever its CA vouches for.
+    pub(super) trust_domain: Option<String>,
+}
+
 impl Names {
     /// Of a certificate; none of what is no certificate.
     pub(super) fn of(certificate: &[u8]) -> Self {
@@ -39,11 +48,7 @@ impl Names {
 ///
 /// # Errors
 /// A sentence that says why it is no host, or not one of the inventory.
-pub(in super::super) fn host(
-    names: &Names,
-    own: &Names,
-    roster: &Roster,
-) -> Result<String, String> {
+pub(in super::super) fn host(names: &Names, own: &Own, roster: &Roster) -> Result<String, String> {
     match by_uri(names, own)? {
         None => by_dns(names, roster),
         Some(host) if roster.find(&host).is_some() => Ok(host),
@@ -59,7 +64,7 @@ pub(in super::super) fn host(
 /// # Errors
 /// A sentence that says why it is no host.
 #[cfg(feature = "nats")]
-pub(in super::super) fn host_by_uri(names: &Names, own: &Names) -> Result<String, String> {
+pub(in super::super) fn host_by_uri(names: &Names, own: &Own) -> Result<String, String> {
     by_uri(names, own)?.ok_or_else(|| {
         "its certificate bears no host URI, and this hub has no inventory: issue it with `jitctl pki \
          issue --host-id`"
@@ -68,8 +73,8 @@ pub(in super::super) fn host_by_uri(names: &Names, own: &Names) -> Result<String
 }
 
 /// The host that a URI names; `None`: none does.
-fn by_uri(names: &Names, own: &Names) -> Result<Option<String>, String> {
-    if let Some(uri) = names.uri.intersection(&own.uri).next() {
+fn by_uri(names: &Names, own: &Own) -> Result<Option<String>, String> {
+    if let Some(uri) = names.uri.intersection(&own.names.uri).next() {
         return Err(format!(
             "its certificate bears {uri}, the name of this controller: it is no host's"
         ));
@@ -77,7 +82,13 @@ fn by_uri(names: &Names, own: &Names) -> Result<Option<String>, String> {
     let uris: Vec<HostUri> = names.uri.iter().filter_map(|uri| uri.parse().ok()).collect();
     match &uris[..] {
         [] => Ok(None),
-        [uri] => Ok(Some(uri.host().to_owned())),
+        [uri] => match &own.trust_domain {
+            Some(domain) if domain != uri.trust_domain() => Err(format!(
+                "its certificate names a host of {:?}, and [hub] trust_domain is {domain:?}",
+                uri.trust_domain()
+            )),
+            _ => Ok(Some(uri.host().to_owned())),
+        },
         several => Err(format!("its certificate names {} hosts", several.len())),
     }
 }
@@ -126,17 +137,30 @@ mod tests {
     #[test]
     #[cfg(feature = "nats")]
     fn without_an_inventory_only_a_host_uri_counts() {
-        let own = Names::default();
-        let uri = Names { uri: ["spiffe://example.org/host/x".to_owned()].into(), ..own.clone() };
+        let own = Own::default();
+        let uri = ["spiffe://example.org/host/x".to_owned()].into();
+        let uri = Names { uri, ..Names::default() };
         assert_eq!(host_by_uri(&uri, &own), Ok("x".to_owned()));
-        assert!(host_by_uri(&uri, &uri).unwrap_err().contains("this controller"));
-        let dns = Names { dns: ["web-1".to_owned()].into(), ..own.clone() };
+        let same = Own { names: uri.clone(), ..Own::default() };
+        assert!(host_by_uri(&uri, &same).unwrap_err().contains("this controller"));
+        let dns = Names { dns: ["web-1".to_owned()].into(), ..Names::default() };
         assert!(host_by_uri(&dns, &own).unwrap_err().contains("no host URI"));
+    }
+
+    #[test]
+    fn a_host_of_another_trust_domain_is_none_whatever_its_ca_says() {
+        let of = |domain: &str| Own { trust_domain: Some(domain.to_owned()), ..Own::default() };
+        let uri = ["spiffe://example.org/host/web-1".to_owned()].into();
+        let names = Names { uri, dns: ["web-1".to_owned()].into() };
+        assert_eq!(host(&names, &of("example.org"), &roster()), Ok("web-1".to_owned()));
+        let why = host(&names, &of("example.com"), &roster()).unwrap_err();
+        assert!(why.contains("\"example.org\"") && why.contains("\"example.com\""), "{why}");
     }
 
     fn found(dns: &[&str], uri: &[&str]) -> Result<String, String> {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let own = Names { uri: set(&["spiffe://example.org/controller"]), ..Names::default() };
+        let names = Names { uri: set(&["spiffe://example.org/controller"]), ..Names::default() };
+        let own = Own { names, trust_domain: None };
         host(&Names { dns: set(dns), uri: set(uri) }, &own, &roster())
     }
 

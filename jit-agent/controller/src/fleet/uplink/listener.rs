@@ -32,7 +32,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::{
     super::connection::{Connection, Shown},
     HubSettings, Reception, Uplinks,
-    identity::Names,
+    identity::{Names, Own},
     places::{Held, Places},
 };
 
@@ -56,8 +56,7 @@ pub(in super::super) struct Hub {
 /// What handshakes are made by.
 struct Tls {
     config: Arc<ServerConfig>,
-    /// The names in the hub's own certificate.
-    own: Names,
+    own: Own,
 }
 
 impl Hub {
@@ -106,7 +105,8 @@ impl Tls {
             roots.add(root).map_err(|why| unusable("client_ca", client_ca, &why))?;
         }
         let chain = certificates("certificate", certificate)?;
-        let own = chain.first().map(|leaf| Names::of(leaf)).unwrap_or_default();
+        let names = chain.first().map(|leaf| Names::of(leaf)).unwrap_or_default();
+        let own = Own { names, trust_domain: settings.trust_domain.clone() };
         let text = read_text(key, "the hub's private key")?;
         let private =
             pem::private_key(&text, Holds::Both).map_err(|why| unusable("key", key, &why))?;

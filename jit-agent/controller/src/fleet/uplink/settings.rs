@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use jit_client::HostUri;
 use jit_proto::{printable::clean, wrong::Wrongs};
 use serde::Deserialize;
 
@@ -27,6 +28,8 @@ pub struct RawHubSettings {
     pub key: Option<PathBuf>,
     /// CA of the agents' certificates, PEM; otherwise that of `[agents]`.
     pub client_ca: Option<PathBuf>,
+    /// The trust domain of its hosts: `example.org`; otherwise that of whoever the CA vouches for.
+    pub trust_domain: Option<String>,
     /// Where a hub without a database says over plain HTTP how it is: `127.0.0.1:7445`.
     pub health: Option<String>,
     /// Connections that are held at the same time.
@@ -48,6 +51,8 @@ pub struct HubSettings {
     pub key: PathBuf,
     /// CA of the agents' certificates, PEM.
     pub client_ca: PathBuf,
+    /// The trust domain of its hosts; `None`: that of whoever the CA vouches for.
+    pub trust_domain: Option<String>,
     /// Where it says over plain HTTP how it is; `None`: nowhere.
     pub health: Option<SocketAddr>,
     /// Connections that are held at the same time.
@@ -65,6 +70,7 @@ impl HubSettings {
             certificate: agents.certificate.clone(),
             key: agents.key.clone(),
             client_ca: agents.ca.clone(),
+            trust_domain: None,
             health: None,
             connections: 12_000,
             handshakes: 256,
@@ -117,8 +123,8 @@ impl RawHubSettings {
     /// # Errors
     /// Every wrong value, by its path below the section.
     pub fn check(self, agents: &Settings, directory: &Path) -> Result<HubSettings, Wrongs> {
-        let Self { listen, name, certificate, key, client_ca, health, connections, handshakes } =
-            self;
+        let Self { listen, name, certificate, key, client_ca, .. } = self;
+        let Self { trust_domain, health, connections, handshakes, .. } = self;
         let mut wrongs = Wrongs::default();
         if health.is_some() {
             let why =
@@ -138,6 +144,10 @@ impl RawHubSettings {
             }
             settings.name = name;
         }
+        if let Some(why) = trust_domain.as_ref().and_then(|text| HostUri::new(text, "x").err()) {
+            wrongs.add("trust_domain", format!("trust_domain: {why}"));
+        }
+        settings.trust_domain = trust_domain;
         if certificate.is_some() != key.is_some() {
             let name = if key.is_some() { "key" } else { "certificate" };
             wrongs.add(name, "certificate and key belong together: name both, or neither");
@@ -179,8 +189,8 @@ mod tests {
         let settings = check("listen = '0.0.0.0:7444'\nclient_ca = 'hosts.pem'").unwrap();
         assert_eq!(settings.certificate, Path::new("/c/c.pem"));
         assert_eq!(settings.client_ca, Path::new("/etc/x/hosts.pem"));
-        let wrong = check("listen = '7444'\nkey = 'k'\nconnections = 0").unwrap_err();
-        let paths: Vec<_> = wrong.into_iter().map(|wrong| wrong.path).collect();
-        assert_eq!(paths, ["listen", "key", "connections"]);
+        let wrong = "listen = '7444'\nkey = 'k'\nconnections = 0\ntrust_domain = 'a b'";
+        let paths: Vec<_> = check(wrong).unwrap_err().into_iter().map(|one| one.path).collect();
+        assert_eq!(paths, ["listen", "trust_domain", "key", "connections"]);
     }
 }

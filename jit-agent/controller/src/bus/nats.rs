@@ -134,9 +134,9 @@ impl Bus {
 }
 
 /// The pause before an attempt: any time up to twice that of the one before, so that not all come
-/// back at the same moment.
+/// back at the same moment. The first one is short: the other servers are there.
 fn pause(attempts: usize) -> Duration {
-    let doubled = Duration::from_millis(50) * (1 << attempts.min(7));
+    let doubled = Duration::from_millis(10) * (1 << attempts.min(9));
     doubled.min(LONGEST_PAUSE).mul_f64(0.1 + 0.9 * share())
 }
 

@@ -106,9 +106,11 @@ impl Bus {
             };
             let message = self.message(letter, &id, last, now)?;
             let error = match self.acknowledged(&subject, message).await {
-                Ok(true) => return Ok(Published::Standing),
-                Ok(false) => return Ok(Published::Acknowledged),
-                Err(error) => error,
+                Some(Ok(true)) => return Ok(Published::Standing),
+                Some(Ok(false)) => return Ok(Published::Acknowledged),
+                Some(Err(error)) => error,
+                None if begun.elapsed() < self.settings.patience => continue,
+                None => PublishErrorKind::BrokenPipe.into(),
             };
             match error.kind() {
                 PublishErrorKind::WrongLastSequence if place.is_grant() => {
@@ -142,14 +144,23 @@ impl Bus {
         unreachable!("the time to try has an end")
     }
 
-    /// Whether it came twice.
+    /// Whether it came twice. `None`: the connection was made anew meanwhile. What was under way on the one
+    /// before may be lost.
     async fn acknowledged(
         &self,
         subject: &str,
         message: PublishMessage,
-    ) -> Result<bool, PublishError> {
-        let sent = self.context.send_publish(subject.to_owned(), message).await?;
-        sent.await.map(|acknowledgement| acknowledgement.duplicate)
+    ) -> Option<Result<bool, PublishError>> {
+        let mut renewed = self.renewed.clone();
+        renewed.mark_unchanged();
+        let acknowledged = async {
+            let sent = self.context.send_publish(subject.to_owned(), message).await?;
+            sent.await.map(|acknowledgement| acknowledgement.duplicate)
+        };
+        tokio::select! {
+            done = acknowledged => Some(done),
+            Ok(()) = renewed.changed() => None,
+        }
     }
 
     fn message(

@@ -32,8 +32,9 @@ pub type SignCheckpoint = Arc<
 
 /// The mail is read at this number of checkpoints at the latest: another process may change it, too.
 const READ_EVERY: u32 = 2;
-/// Hosts hear of a checkpoint within this part of the time until the next one.
-const SPREAD: u32 = 5;
+/// Hosts hear of a checkpoint within two fifths of the time until the next one: soon enough that one may be
+/// lost, and not all of a large fleet at the same moment.
+const SPREAD: (u32, u32) = (2, 5);
 
 /// Makes one in each period until the task is ended.
 pub(super) async fn run(
@@ -63,7 +64,7 @@ pub(super) async fn run(
             }
         }
         until_read = until_read.saturating_sub(1);
-        match make(&boxes, at_ms, every / SPREAD, &sign).await {
+        match make(&boxes, at_ms, every * SPREAD.0 / SPREAD.1, &sign).await {
             Ok(snapshot) => {
                 last.clear();
                 made.send_replace(snapshot.map(Arc::new));

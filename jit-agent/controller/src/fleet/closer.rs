@@ -50,7 +50,7 @@ const BATCH: usize = 1024;
 /// Answers are written when none has come for this time, and after this time at the latest: while a fleet
 /// hears that something ends, nothing else takes the processor.
 const QUIET: Duration = Duration::from_millis(50);
-const WRITTEN: Duration = Duration::from_secs(1);
+const WRITTEN: Duration = Duration::from_secs(2);
 /// Longest sentence of a host that is kept, characters.
 const MAX_TEXT: usize = 500;
 /// Refusals that are about the host at this moment: it is asked again soon.

@@ -153,7 +153,7 @@ impl At<'_> {
                 }
                 () = at(leaves_at) => return End::Closed("this hub ends".into()),
                 _ = inbox.letters.recv_many(&mut letters, BATCH) => {
-                    if let Err(error) = self.deliver(&mut agent, letters.drain(..)).await {
+                    if let Err(error) = self.deliver(&mut agent, letters.drain(..), true).await {
                         return closed(error);
                     }
                     if std::mem::take(&mut self.again) {
@@ -162,11 +162,7 @@ impl At<'_> {
                     }
                 }
                 Some(question) = inbox.asked.recv() => self.here(&mut agent, question).await,
-                Some(request) = inbox.comparisons.recv() => {
-                    if let Err(error) = self.compare(&mut agent, &request).await {
-                        return closed(error);
-                    }
-                }
+                Some(request) = inbox.comparisons.recv() => self.compare(&mut agent, &request).await,
                 Some(call) = inbox.calls.recv() => {
                     if let Err(error) = calls::make(self.post, &mut agent, self.since_ms, call).await {
                         return closed(error);
@@ -176,7 +172,8 @@ impl At<'_> {
                 () = at(read_at) => {
                     read_at = match self.read().await {
                         Ok(all) => {
-                            if let Err(error) = self.deliver(&mut agent, all.into_iter()).await {
+                            let all = all.into_iter();
+                            if let Err(error) = self.deliver(&mut agent, all, false).await {
                                 return closed(error);
                             }
                             unread = if self.again { unread.saturating_add(1) } else { 0 };
@@ -243,20 +240,18 @@ impl At<'_> {
         }
     }
 
-    /// Has the host compare itself with a checkpoint, and says what it says.
-    async fn compare(&mut self, agent: &mut Agent, request: &Bytes) -> Result<(), CallError> {
-        let Ok(request) = v1::CompareMailboxRequest::decode(request.clone()) else {
-            return Ok(());
-        };
+    /// Has the host compare itself with a checkpoint, and says what it says. An older agent does not know the
+    /// call: it is not cut off for that. Of a connection that broke the stream of events hears.
+    async fn compare(&mut self, agent: &mut Agent, request: &Bytes) {
+        let Ok(request) = v1::CompareMailboxRequest::decode(request.clone()) else { return };
         let envelope = request.checkpoint.clone().unwrap_or_default();
-        let Ok(checkpoint) = v1::Checkpoint::decode(envelope.payload) else { return Ok(()) };
+        let Ok(checkpoint) = v1::Checkpoint::decode(envelope.payload) else { return };
         let (standing, mut missing) = match agent.compare_mailbox(request).await {
             Ok(answer) => (answer.standing, answer.first_missing),
-            Err(error @ CallError::Unavailable(_)) => return Err(error),
             Err(CallError::Refused { word, .. }) => (word, Bytes::new()),
             Err(error) => {
-                tracing::info!(%error, host = self.host, "it does not compare itself");
-                return Ok(());
+                tracing::debug!(%error, host = self.host, "it does not compare itself");
+                return;
             }
         };
         if standing == "missing" {
@@ -270,11 +265,10 @@ impl At<'_> {
             standing: clean(&standing, 64),
             missing: STANDARD.encode(missing),
         };
-        let Some(bus) = self.post.bus.borrow().clone() else { return Ok(()) };
+        let Some(bus) = self.post.bus.borrow().clone() else { return };
         if let Err(error) = bus.sign(&Sign::Compared(comparison)).await {
             tracing::info!(%error, host = self.host, "what it says of a checkpoint is not said");
         }
-        Ok(())
     }
 
     fn presence(&self, connected: bool, status: String) -> Presence {
@@ -368,16 +362,19 @@ impl At<'_> {
     }
 
     /// Gives letters to the host, revocations first, and reports what it answers. What it has answered over
-    /// this connection is reported again without asking it.
+    /// this connection it is not asked again. `published`: they come just now. Then somebody waits for that
+    /// answer, and it is reported once more.
     async fn deliver(
         &mut self,
         agent: &mut Agent,
         letters: impl Iterator<Item = Bytes>,
+        published: bool,
     ) -> Result<(), CallError> {
         let mut new: Vec<Letter> = Vec::new();
         for bytes in letters {
             match Letter::read(&bytes) {
                 Ok(letter) => match self.answers.get(&letter.item) {
+                    Some(_) if !published => {}
                     Some(outcomes) => {
                         for outcome in outcomes.clone() {
                             self.post.reports.add(Report::Answer(outcome)).await;

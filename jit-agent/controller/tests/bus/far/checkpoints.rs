@@ -41,3 +41,17 @@ async fn checkpoints_come_over_the_bus_and_what_has_not_arrived_is_sent_again() 
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_agent_that_knows_no_checkpoints_keeps_its_connection() {
+    let world = World::new(&["web-1"]).await;
+    let hub = world.hub("hub-a").await;
+    let web = Double::new("web-1", "a");
+    *web.heard.unknown.lock().unwrap() = Some(0);
+    let line = web.dial(hub.address, world.client("web-1")).await.unwrap();
+    world.is_at("web-1", "hub-a").await;
+    until("asked again", async || *web.heard.unknown.lock().unwrap() >= Some(3)).await;
+    assert!(line.has_changed().is_ok(), "it is still connected");
+    let asked = request(&world.desk, "web-1").await;
+    opened(&world, &asked).await;
+}

@@ -35,7 +35,7 @@ use tonic::{Code, Request, Response, Status, transport::server::Connected};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 /// What an agent is, and what it has heard.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Double {
     pub(super) host: String,
     pub(super) boot_id: String,
@@ -125,6 +125,8 @@ pub(super) struct Heard {
     pub(super) compared: Mutex<Vec<(u64, &'static str)>>,
     /// What it says of the next ones.
     pub(super) says: Mutex<Option<&'static str>>,
+    /// How often it was asked, if it is of a release that does not know the call.
+    pub(super) unknown: Mutex<Option<usize>>,
     /// Pushes are answered only after this time.
     pub(super) slow: AtomicBool,
     pub(super) begun: AtomicBool,
@@ -134,16 +136,7 @@ pub(super) struct Heard {
 
 impl Double {
     pub(super) fn new(host: &str, boot_id: &str) -> Self {
-        Self {
-            host: host.into(),
-            boot_id: boot_id.into(),
-            open: Arc::default(),
-            ways: Arc::default(),
-            made: Arc::default(),
-            policies: Arc::default(),
-            renews: Arc::default(),
-            heard: Arc::default(),
-        }
+        Self { host: host.into(), boot_id: boot_id.into(), ..Self::default() }
     }
 
     /// Number of grants that it has got: one that came twice is one.
@@ -420,6 +413,10 @@ macro_rules! double {
                 &self,
                 request: Request<v1::CompareMailboxRequest>,
             ) -> Result<Response<v1::CompareMailboxResponse>, Status> {
+                if let Some(asked) = &mut *self.heard.unknown.lock().unwrap() {
+                    *asked += 1;
+                    return Err(Status::unimplemented(""));
+                }
                 Ok(Response::new(self.compare(request.into_inner())))
             }
 

@@ -4,6 +4,7 @@
 //! kernel. `JIT_BENCH_AGENTS` is another number of them.
 
 mod agent;
+mod arrivals;
 pub(crate) mod board;
 mod commits;
 pub(crate) mod site;

@@ -24,7 +24,10 @@ use jit_proto::{
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tonic::{Request, Response, Status, codegen::tokio_stream::Stream};
 
-use super::board::{Board, Kind};
+use super::{
+    arrivals::Arrivals,
+    board::{Board, Kind},
+};
 
 /// An agent, across all its connections.
 pub(crate) struct Agent {
@@ -37,6 +40,7 @@ pub(crate) struct Agent {
 
 struct State {
     ledger: Ledger,
+    arrivals: Arrivals,
     /// Who reads its events.
     reader: Option<UnboundedSender<v1::Event>>,
 }
@@ -46,7 +50,8 @@ impl Agent {
     pub(crate) fn new(number: usize, id: String, trust: &Arc<Config>, board: &Arc<Board>) -> Self {
         let ahead = trust.policy.longest_ahead();
         let ledger = Ledger::new(trust.limits.into(), trust.limits.slots(), ahead);
-        let state = Mutex::new(State { ledger, reader: None });
+        let arrivals = Arrivals::new(&id, sys::now());
+        let state = Mutex::new(State { ledger, arrivals, reader: None });
         Self { number, id, board: Arc::clone(board), trust: Arc::clone(trust), state }
     }
 
@@ -79,9 +84,10 @@ impl Agent {
         let Config { keyring, policy, .. } = &*self.trust;
         let now = sys::now();
         let grant = grant::verify(envelope, keyring, &self.id)?;
-        policy.check(&grant, keyring, now)?;
         let id = grant.id();
         let mut state = self.state();
+        state.arrivals.grant(&grant);
+        policy.check(&grant, keyring, now)?;
         let admission = state.ledger.admit(grant, now)?;
         let kind = if admission.word() == "ok" { Kind::Opened } else { Kind::Again };
         state.say("activated", id);
@@ -112,6 +118,7 @@ impl Agent {
         order.check_keys(keyring, now).map_err(wrong)?;
         let held: Vec<_> = {
             let mut state = self.state();
+            state.arrivals.revocation(&order);
             state.ledger.raise_floor(Floor { requester: None, at: order.floor(now) });
             let live =
                 state.ledger.grants().filter(|held| !state.ledger.has_ended(held.grant.id()));
@@ -121,6 +128,18 @@ impl Agent {
             self.end(*id)?;
         }
         Ok(held.len())
+    }
+
+    fn compare(
+        &self,
+        request: v1::CompareMailboxRequest,
+    ) -> Result<v1::CompareMailboxResponse, Status> {
+        let State { ledger, arrivals, .. } = &mut *self.state();
+        let compared = arrivals.compare(request, &self.trust.keyring, ledger, sys::now());
+        compared.map_err(|refused| {
+            self.board.refused(&format!("{}: {}", refused.refusal.word(), refused.detail));
+            Status::permission_denied(refused.to_string())
+        })
     }
 
     fn grants(&self) -> Vec<v1::GrantState> {
@@ -237,6 +256,13 @@ macro_rules! service {
                 Ok(Response::new(v1::ListResponse { grants: self.0.grants() }))
             }
 
+            async fn compare_mailbox(
+                &self,
+                request: Request<v1::CompareMailboxRequest>,
+            ) -> Result<Response<v1::CompareMailboxResponse>, Status> {
+                self.0.compare(request.into_inner()).map(Response::new)
+            }
+
             $(
                 async fn $name(
                     &self,
@@ -264,5 +290,4 @@ service! {
     reconnect(ReconnectRequest) -> ReconnectResponse,
     request_certificate(RequestCertificateRequest) -> RequestCertificateResponse,
     install_certificate(InstallCertificateRequest) -> InstallCertificateResponse,
-    compare_mailbox(CompareMailboxRequest) -> CompareMailboxResponse,
 }

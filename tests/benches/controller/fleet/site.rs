@@ -120,6 +120,8 @@ fn trust(stage: &Stage) -> Config {
     let text = "[host]\nid = \"any\"\n[[port]]\nport = 22\nprotocol = \"tcp\"\n\
                 sources = [\"0.0.0.0/0\"]\n[[signer]]\nid = \"controller\"\n\
                 public_key = \"signer.pub.pem\"\n[[signer]]\nid = \"revocations\"\n\
-                public_key = \"revocation.pub.pem\"\nsigns = [\"revocation\"]\n";
+                public_key = \"revocation.pub.pem\"\nsigns = [\"revocation\"]\n\
+                [[signer]]\nid = \"freshness\"\npublic_key = \"freshness.pub.pem\"\n\
+                signs = [\"checkpoint\"]\n";
     Config::parse(text, &stage.own("agent.toml")).unwrap()
 }

@@ -9,6 +9,7 @@ use super::{FleetError, Shared, link::Link};
 use crate::{
     checkpoint::mailboxes::{Revocation, Snapshot, item},
     clock::now_ms,
+    store::Delivery,
 };
 
 /// The host answers so when its configuration has no `[freshness]`.
@@ -54,15 +55,20 @@ async fn ask(
     snapshot: &Snapshot,
 ) -> Result<Said, CallError> {
     let Some(request) = snapshot.request(host, false) else { return Ok(Said::Nothing) };
+    let since_ms = now_ms();
     let mut answer = agent.compare_mailbox(request).await?;
     if answer.standing == "list_wanted" {
         let Some(request) = snapshot.request(host, true) else { return Ok(Said::Nothing) };
         answer = agent.compare_mailbox(request.clone()).await?;
         if answer.standing == "missing" {
             // On its way, or lost with a restart of the agent.
-            if let Err(trouble) = resend(shared, (host, link), agent, &answer).await {
-                tracing::warn!(%trouble, host, "what has not arrived there is not sent again now");
-                return Ok(Said::Missing);
+            match resend(shared, (host, link), agent, (&answer, since_ms)).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(Said::Nothing),
+                Err(trouble) => {
+                    tracing::warn!(%trouble, host, "what has not arrived there is not sent again now");
+                    return Ok(Said::Missing);
+                }
             }
             answer = agent.compare_mailbox(request).await?;
         }
@@ -80,21 +86,33 @@ fn missing(answer: &v1::CompareMailboxResponse) -> BTreeSet<&Hash> {
     missing.iter().take(AGAIN).collect()
 }
 
-/// Sends what has not arrived. The host's answers change nothing here: the outbox asks for its own.
+/// Whether something that a host did not have at that moment comes without being sent again: its first
+/// attempt is to come, or the host has answered to it since then.
+fn is_on_its_way(row: &Delivery, since_ms: i64) -> bool {
+    (row.pending && row.attempts == 0) || row.answered_ms >= since_ms
+}
+
+/// Sends what has not arrived, but not what is on its way: while very much ends, a checkpoint doubles nothing.
+/// The host's answers change nothing here: the outbox asks for its own. Returns `false` if all is on its way.
 async fn resend(
     shared: &Shared,
     (host, link): (&str, &Link),
     agent: &mut Agent,
-    answer: &v1::CompareMailboxResponse,
-) -> Result<(), FleetError> {
+    (answer, since_ms): (&v1::CompareMailboxResponse, i64),
+) -> Result<bool, FleetError> {
     let missing = missing(answer);
     let store = shared.outbox.store();
-    for closing in store.closings_of(host, now_ms()).await? {
+    let mut sent = missing.is_empty();
+    let closings = store.closings_of(host, now_ms()).await?;
+    let due =
+        if closings.is_empty() { Vec::new() } else { store.closings_due(host, now_ms()).await? };
+    for closing in closings.into_iter().filter(|closing| !due.contains(&closing.id)) {
         let envelope = closing.envelope.clone();
         let Some(envelope) = envelope.filter(|_| missing.contains(&Revocation::from(closing).item))
         else {
             continue;
         };
+        sent = true;
         let what = Some(v1::revoke_request::What::Signed(envelope));
         match agent.revoke(v1::RevokeRequest { what, ..v1::RevokeRequest::default() }).await {
             // It is asked again by the closer, who also keeps its answer.
@@ -109,6 +127,11 @@ async fn resend(
         if !missing.contains(&item(&mail)) {
             continue;
         }
+        let row = store.delivery(&mail.grant_id.to_string(), host).await?;
+        if row.is_some_and(|row| is_on_its_way(&row, since_ms)) {
+            continue;
+        }
+        sent = true;
         if mail.ended {
             let what = v1::revoke_request::What::GrantId(mail.grant_id.0.to_vec().into());
             let reason = "the controller has ended it".into();
@@ -121,12 +144,43 @@ async fn resend(
     if !envelopes.is_empty() {
         agent.push_batch(envelopes).await?;
     }
-    Ok(())
+    Ok(sent)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{model::Answer, store::Wanted};
+
+    #[test]
+    fn what_waits_for_its_first_attempt_or_was_answered_meanwhile_is_on_its_way() {
+        let row = |pending, attempts, answered_ms| Delivery {
+            grant_id: "01J00000000000000000000000".into(),
+            host: "web-1".into(),
+            request: "R".into(),
+            wanted: Wanted::Revoke,
+            pending,
+            answer: Answer::Open,
+            word: String::new(),
+            detail: String::new(),
+            trouble: String::new(),
+            trouble_since_ms: 0,
+            attempts,
+            next_ms: 0,
+            answered_ms,
+            until_ms: i64::MAX,
+        };
+        for (row, expected) in [
+            (row(true, 0, 0), true),
+            // It has failed before: this may be sooner than the next attempt.
+            (row(true, 1, 0), false),
+            (row(false, 0, 1000), true),
+            // The host has answered, and has lost it since then.
+            (row(false, 0, 999), false),
+        ] {
+            assert_eq!(is_on_its_way(&row, 1000), expected, "{row:?}");
+        }
+    }
 
     #[test]
     fn a_host_that_names_very_much_causes_little_work() {

@@ -37,6 +37,8 @@ pub struct Freshness {
 const TOGETHER: usize = 100;
 /// A host is asked so often about one checkpoint, at most.
 const TIMES: u32 = 4;
+/// So often it can be that what is missing is on its way: once it is asked for the list, and once it compares.
+const PATIENT: u32 = 2;
 /// What was published again gets this time before the host is asked again.
 const ARRIVES: Duration = Duration::from_secs(1);
 
@@ -96,13 +98,14 @@ fn number(envelope: &v1::Envelope) -> Option<u64> {
 }
 
 impl Asked {
-    /// Whether the host is asked once more about the checkpoint with this number.
-    fn again(&mut self, number: u64) -> bool {
+    /// How often the host has answered about the checkpoint with this number that something is missing; `None`:
+    /// often enough, it is not asked once more.
+    fn again(&mut self, number: u64) -> Option<u32> {
         if self.number != number {
             (self.number, self.times) = (number, 0);
         }
         self.times = self.times.saturating_add(1);
-        self.times < TIMES
+        Some(self.times).filter(|times| *times < TIMES)
     }
 }
 
@@ -136,11 +139,10 @@ pub(super) async fn compared(office: &Arc<Office>, said: &Comparison) -> Result<
             office.notes.send(note).await.map_err(gone)
         }
         "list_wanted" | "missing" => {
-            if !asked().entry(host.to_owned()).or_default().again(said.number) {
-                return Ok(());
-            }
+            let times = asked().entry(host.to_owned()).or_default().again(said.number);
+            let Some(times) = times else { return Ok(()) };
             if said.standing == "missing" {
-                again(office, host, &said.missing).await?;
+                again(office, host, &said.missing, times > PATIENT).await?;
                 sleep(ARRIVES).await;
             }
             ask(office, &snapshot, host, true).await;
@@ -153,8 +155,9 @@ pub(super) async fn compared(office: &Arc<Office>, said: &Comparison) -> Result<
     }
 }
 
-/// Publishes what has not arrived.
-async fn again(office: &Office, host: &str, missing: &str) -> Result<(), FleetError> {
+/// Publishes what has not arrived. Unless it is `all` of it, what has no answer yet is left out: it is on its
+/// way.
+async fn again(office: &Office, host: &str, missing: &str, all: bool) -> Result<(), FleetError> {
     let missing = STANDARD.decode(missing).unwrap_or_default();
     let (missing, _) = missing.as_chunks();
     let missing: BTreeSet<&Hash> = missing.iter().collect();
@@ -166,7 +169,7 @@ async fn again(office: &Office, host: &str, missing: &str) -> Result<(), FleetEr
             continue;
         }
         let Some(row) = store.delivery(&mail.grant_id.to_string(), host).await? else { continue };
-        if held && row.wanted == Wanted::Grant {
+        if (held && row.wanted == Wanted::Grant) || (row.pending && !all) {
             continue;
         }
         let published = match letters::letter(office, &row).await {
@@ -191,7 +194,7 @@ mod tests {
     fn a_host_is_asked_some_times_about_each_checkpoint() {
         let mut asked = Asked::default();
         let first: Vec<_> = (0..TIMES).map(|_| asked.again(7)).collect();
-        assert_eq!(first, [true, true, true, false]);
-        assert!(asked.again(8), "another one");
+        assert_eq!(first, [Some(1), Some(2), Some(3), None]);
+        assert_eq!(asked.again(8), Some(1), "another one");
     }
 }

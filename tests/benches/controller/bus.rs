@@ -1,5 +1,5 @@
 //! A fleet whose agents dial two hubs of a bus with three servers: how soon a committed grant is
-//! answered by its agent, and how soon while any one of the servers is killed. Controller, hubs and
+//! answered by its agent, and how soon while any one of the servers or hubs is killed. Controller, hubs and
 //! servers are the real programs; the agents are simulated as in `fleet`. `JIT_BENCH_AGENTS` is
 //! another number of them.
 
@@ -11,7 +11,9 @@ mod servers;
 use std::{
     fs,
     net::SocketAddr,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Mutex,
     thread,
     time::{Duration, Instant},
 };
@@ -30,7 +32,7 @@ use crate::fleet::{
 const HUBS: [(&str, &str); 2] = [("hub-a", "127.0.0.1:7444"), ("hub-b", "127.0.0.1:7445")];
 const ROLES: [&str; 2] = ["api", "signer"];
 
-/// From a grant to the answer, undisturbed and while each server is killed.
+/// From a grant to the answer, undisturbed, and while each server and each hub is killed.
 pub(crate) fn measure() {
     let count = wanted().unwrap_or_else(|| size(1_000, 30));
     let table = format!("bus, {count} agents");
@@ -68,12 +70,24 @@ pub(crate) fn measure() {
     }
     let more = format!("of {}, a server is killed in the middle", all.len());
     report_pushes(&table, &more, all);
+    let mut all = Vec::new();
+    for (number, hub) in hubs.iter_mut().enumerate() {
+        let killed = Mutex::new(&mut *hub);
+        let (times, again) = pushes(&site, &ana, wanted, || killed.lock().unwrap().kill());
+        println!("hub {} killed: grants that came once more: {again}", number + 1);
+        all.extend(times);
+        hub.restart(&site.stage.hub);
+        thread::sleep(size(Duration::from_secs(10), Duration::from_secs(2)));
+    }
+    let more = format!("of {}, a hub is killed in the middle", all.len());
+    report_pushes(&table, &more, all);
 }
 
 /// A hub of the bus. It ends with this.
 struct Hub {
     child: Child,
-    log: std::path::PathBuf,
+    directory: PathBuf,
+    log: PathBuf,
 }
 
 impl Hub {
@@ -94,16 +108,29 @@ impl Hub {
             servers.section(Who::Hub)
         );
         fs::write(directory.join("controller.toml"), text).unwrap();
-        let mut command = Command::new(binary("jit-controller"));
-        command.args(["serve", "--roles", "hub", "--dir"]).arg(&directory);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
-        let namespace: &Namespace = &stage.hub;
-        Self { child: namespace.start(&mut command), log }
+        let child = serve(&directory, &log, &stage.hub);
+        Self { child, directory, log }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn restart(&mut self, namespace: &Namespace) {
+        self.child = serve(&self.directory, &self.log, namespace);
     }
 
     fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
+}
+
+fn serve(directory: &Path, log: &Path, namespace: &Namespace) -> Child {
+    let mut command = Command::new(binary("jit-controller"));
+    command.args(["serve", "--roles", "hub", "--dir"]).arg(directory);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(log).unwrap());
+    namespace.start(&mut command)
 }
 
 impl Drop for Hub {

@@ -71,11 +71,14 @@ impl Swarm {
         Self { agents: agents.into_iter().map(Arc::new).collect(), tls, runtime: runtime.unwrap() }
     }
 
-    /// From now on each keeps a connection to a hub: the first to the first, and so on in turn.
+    /// From now on each keeps a connection to a hub: the first to the first, and so on in turn. After a
+    /// connection that ended each tries the next hub.
     pub(crate) fn dial(&self, hubs: &[SocketAddr]) {
-        let hubs = hubs.iter().copied().cycle();
-        for ((agent, tls), hub) in self.agents.iter().zip(&self.tls).zip(hubs) {
-            self.runtime.spawn(keep(Arc::clone(agent), Arc::clone(tls), hub));
+        for (first, (agent, tls)) in self.agents.iter().zip(&self.tls).enumerate() {
+            let mut hubs = hubs.to_vec();
+            let count = hubs.len();
+            hubs.rotate_left(first % count);
+            self.runtime.spawn(keep(Arc::clone(agent), Arc::clone(tls), hubs));
         }
     }
 }
@@ -98,9 +101,9 @@ fn tls(authority: &Authority, roots: &Arc<RootCertStore>, id: &str) -> Arc<Clien
 }
 
 /// Keeps a connection, as the agent's dialler does.
-async fn keep(agent: Arc<Agent>, tls: Arc<ClientConfig>, hub: SocketAddr) {
+async fn keep(agent: Arc<Agent>, tls: Arc<ClientConfig>, hubs: Vec<SocketAddr>) {
     let mut tries = 0_u32;
-    loop {
+    for hub in hubs.into_iter().cycle() {
         match timeout(ATTEMPT, connect(agent.number, Arc::clone(&tls), hub)).await {
             Ok(Ok(stream)) => {
                 let since = Instant::now();

@@ -81,7 +81,14 @@ fn by_uri(names: &Names, own: &Own) -> Result<Option<String>, String> {
     }
     let uris: Vec<HostUri> = names.uri.iter().filter_map(|uri| uri.parse().ok()).collect();
     match &uris[..] {
-        [] => Ok(None),
+        // A DNS name is of no trust domain: without this, leaving the URI out would do.
+        [] => match &own.trust_domain {
+            Some(domain) => Err(format!(
+                "its certificate bears no host URI, and [hub] trust_domain is {domain:?}: issue it with \
+                 `jitctl pki issue --host-id`"
+            )),
+            None => Ok(None),
+        },
         [uri] => match &own.trust_domain {
             Some(domain) if domain != uri.trust_domain() => Err(format!(
                 "its certificate names a host of {:?}, and [hub] trust_domain is {domain:?}",
@@ -155,6 +162,15 @@ mod tests {
         assert_eq!(host(&names, &of("example.org"), &roster()), Ok("web-1".to_owned()));
         let why = host(&names, &of("example.com"), &roster()).unwrap_err();
         assert!(why.contains("\"example.org\"") && why.contains("\"example.com\""), "{why}");
+        // Its name alone, or beside a URI of something else there, says no trust domain.
+        for uri in ["spiffe://example.com/ns/web-1", "spiffe://Example.org/host/web-1"] {
+            let names = Names { uri: [uri.to_owned()].into(), ..names.clone() };
+            let why = host(&names, &of("example.org"), &roster()).unwrap_err();
+            assert!(why.contains("no host URI"), "{uri}: {why}");
+        }
+        let names = Names { uri: BTreeSet::new(), ..names };
+        assert!(host(&names, &of("example.org"), &roster()).unwrap_err().contains("no host URI"));
+        assert_eq!(host(&names, &Own::default(), &roster()), Ok("web-1".to_owned()));
     }
 
     fn found(dns: &[&str], uri: &[&str]) -> Result<String, String> {

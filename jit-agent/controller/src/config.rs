@@ -33,6 +33,9 @@ pub const DEFAULT_DIRECTORY: &str = "/var/lib/jit-controller";
 /// Why `[bus]` and `[hub]` do not go together where there is a database.
 const BUS_AND_HUB: &str = "[hub]: with [bus], agents dial hubs that are processes of their own, whose \
                            file has only [bus] and [hub] (docs/bus.md): take [hub] out here";
+/// The hub would refuse what the signer issues.
+const OTHER_DOMAIN: &str = "[hub] trust_domain: it is another one than in [signer.authority], whose certificates \
+                            this hub would then refuse; name the same in both";
 /// Why `[bus]` needs keys for revocations.
 const NOTHING_CLOSES: &str = "[bus]: over the bus grants are ended by signed revocations, and no key \
                               signs them: add [[signer.revocation_keys]] (docs/controller-signers.md)";
@@ -245,6 +248,14 @@ fn check(raw: read::Raw, file: &Path, directory: &Path, wrongs: &mut Wrongs) -> 
              certificates",
         );
     }
+    let hub = agents.as_ref().and_then(|agents| agents.hub.as_ref());
+    let authority = signer.as_ref().and_then(|signer| signer.authority.as_ref());
+    if let (Some(wanted), Some(authority)) =
+        (hub.and_then(|hub| hub.trust_domain.as_ref()), authority)
+        && *wanted != authority.trust_domain
+    {
+        wrongs.add("hub.trust_domain", OTHER_DOMAIN);
+    }
     let public_url = api.as_ref().and_then(|api| api.public_url.clone());
     let oidc = oidc.map(|raw| {
         let checked = oidc::Settings::of(raw, public_url.as_deref(), directory);
@@ -307,6 +318,19 @@ format = "ocsf"
         let error = Config::parse(text, Path::new("/etc/c/controller.toml")).unwrap_err();
         let place = |one: &Mistake| one.place.map_or(0, |place| place.line);
         error.mistakes.iter().map(|one| format!("{}: {}", place(one), one.text)).collect()
+    }
+
+    #[test]
+    fn a_hub_does_not_refuse_the_certificates_that_are_issued_here() {
+        let file = |domain: &str| {
+            format!(
+                "{GOOD}[signer.authority]\nkey = 'a.key'\ncertificate = 'a.pem'\n\
+                 trust_domain = 'example.org'\n[hub]\nlisten = '0.0.0.0:7444'\ntrust_domain = '{domain}'\n"
+            )
+        };
+        assert!(Config::parse(&file("example.org"), Path::new("/etc/c/controller.toml")).is_ok());
+        let mistakes = mistakes(&file("example.com"));
+        assert!(mistakes.len() == 1 && mistakes[0].contains(OTHER_DOMAIN), "{mistakes:?}");
     }
 
     #[test]

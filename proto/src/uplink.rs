@@ -6,9 +6,16 @@
 //! controller like any other: the agent looks the names of the hub's certificate up in its
 //! `[[controller]]` sections at each call.
 
-/// The only protocol that both sides offer (ALPN, RFC 7301): neither takes the connection for one of the
+/// The protocol that both sides offer (ALPN, RFC 7301): neither takes the connection for one of the
 /// other direction.
 pub const ALPN: &[u8] = b"jit-agent-uplink/1";
+
+/// The protocol of a spare connection, which waits until the agent loses the one in use. The hub calls
+/// only after the agent has sent one byte, [`IN_USE`]. From then on it is an uplink like any other.
+pub const SPARE: &[u8] = b"jit-agent-uplink-spare/1";
+
+/// The byte by which an agent takes a spare connection into use.
+pub const IN_USE: u8 = 1;
 
 /// What a host signs with the key of its certificate to prove that it makes this request (PKCS#10,
 /// DER) for its next one. A hub could put a request of its own in its place.

@@ -370,7 +370,7 @@ impl Keeper {
             uplink: uplink.clone(),
             credentials: material.credentials().to_owned(),
             giver: serving.front.giver().clone(),
-            unlink: Box::new(serving.front.unlinker()),
+            order: Box::new(serving.front.uplink_orders()),
         })));
     }
 

@@ -21,7 +21,7 @@ use rustix::{net::sockopt::socket_domain, thread::set_name};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::{oneshot, watch},
+    sync::watch,
     time::sleep,
 };
 use tracing::{Event, Level, field::Visit};
@@ -146,8 +146,8 @@ struct Front {
     trust: Option<watch::Sender<Trust>>,
     /// The same with hubs.
     calling: Option<Calling>,
-    /// Dropped or sent: this uplink is to end.
-    uplinks: HashMap<u64, oneshot::Sender<()>>,
+    /// Whether each is used. Dropped: it is to end.
+    uplinks: HashMap<u64, watch::Sender<bool>>,
     /// Until there is trust nobody is served.
     listener: Option<TcpListener>,
     keeps: String,
@@ -175,6 +175,11 @@ impl Front {
                 }
                 Some(Order::Unlink(number)) => {
                     self.uplinks.remove(&number);
+                }
+                Some(Order::Use(number)) => {
+                    if let Some(used) = self.uplinks.get(&number) {
+                        used.send_replace(true);
+                    }
                 }
                 None => {}
             }
@@ -206,11 +211,11 @@ impl Front {
             self.listen();
             return Ok(());
         }
-        self.uplinks.retain(|_, ends| !ends.is_closed());
-        let (ends, ended) = oneshot::channel();
-        self.uplinks.insert(handed.uplink, ends);
+        self.uplinks.retain(|_, used| !used.is_closed());
+        let (used, orders) = watch::channel(!handed.spare);
+        self.uplinks.insert(handed.uplink, used);
         let (entrance, calling) = (self.entrance.clone(), self.calling.clone());
-        tokio::spawn(uplink(entrance, (handed, socket), calling, ended));
+        tokio::spawn(uplink(entrance, (handed, socket), calling, orders));
         Ok(())
     }
 

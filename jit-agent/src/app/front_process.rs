@@ -18,7 +18,7 @@ use crate::{
             Handed, Setup,
             hand::{self, Giver},
         },
-        server::{Fronted, Service},
+        server::{Fate, Fronted, Service},
     },
     system::sys,
 };
@@ -72,9 +72,9 @@ impl FrontProcess {
         &self.giver
     }
 
-    /// Ends uplinks of it, when their calls are done.
-    pub(super) fn unlinker(&self) -> impl Fn(u64) + Send + Sync + 'static {
-        self.fronted.unlinker()
+    /// Says what becomes of an uplink of it.
+    pub(super) fn uplink_orders(&self) -> impl Fn(u64, Fate) + Send + Sync + 'static {
+        self.fronted.uplink_orders()
     }
 
     /// From now on it serves by this. The error says why it does not.

@@ -2,7 +2,10 @@
 //! the front before a byte of it is read. The front makes a controller's connection of it.
 //!
 //! One hub after the other is tried, the first by chance, with pauses that grow by chance, so that ten
-//! thousand agents do not come back at once. What is in use ends only after the next is connected.
+//! thousand agents do not come back at once. What is in use ends only after the next is connected. Beside it
+//! a spare connection to another hub waits (`spare`), which takes the place of one that is lost.
+
+mod spare;
 
 use std::{
     fmt, io,
@@ -22,12 +25,13 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
+use self::spare::Spare;
 use crate::{
     app::proxy::{Between, between},
     config::{Hub, Uplink},
     control::{
         link::{Handed, Through, hand::Giver},
-        server::{OLDEST, Phase, Uplinks},
+        server::{Fate, OLDEST, Phase, Uplinks},
     },
     gate::faults::Faults,
     rules::problem::ProblemKind,
@@ -49,6 +53,8 @@ const AGE: Duration = OLDEST.saturating_sub(Duration::from_secs(3600));
 /// The share of that by which it may be younger, by chance: all agents of a hub that was restarted
 /// do not come at once.
 const YOUNGER: f64 = 1.0 / 24.0;
+/// Why a connection ended of which nothing is known.
+const UNKNOWN: &str = "nobody knows of it any more";
 /// Without a connection for this time it is a problem.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The kernel asks a silent peer after this time, and as often; what has no answer for the last time
@@ -63,8 +69,8 @@ pub(super) struct Dialling {
     /// For the proxy.
     pub(super) credentials: String,
     pub(super) giver: Giver,
-    /// Ends an uplink when its calls are done.
-    pub(super) unlink: Box<dyn Fn(u64) + Send + Sync>,
+    /// Says what becomes of an uplink.
+    pub(super) order: Box<dyn Fn(u64, Fate) + Send + Sync>,
 }
 
 impl fmt::Debug for Dialling {
@@ -76,7 +82,7 @@ impl fmt::Debug for Dialling {
 /// What the dialler goes by; `None`: no uplink can be made.
 pub(super) type Wanted = watch::Receiver<Option<Arc<Dialling>>>;
 
-/// A connection to a hub that is in use.
+/// A connection to a hub.
 struct Held {
     hub: Hub,
     number: u64,
@@ -87,7 +93,7 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        (self.by.unlink)(self.number);
+        (self.by.order)(self.number, Fate::Ends);
     }
 }
 
@@ -100,7 +106,17 @@ impl Held {
     async fn ended(&mut self) -> String {
         match self.phases.wait_for(|phase| matches!(phase, Phase::Ended(_))).await.as_deref() {
             Ok(Phase::Ended(why)) => why.clone(),
-            _ => "nobody knows of it any more".into(),
+            _ => UNKNOWN.into(),
+        }
+    }
+
+    /// Waits until it is in this phase. The error says why it never is.
+    async fn reaches(&mut self, wanted: impl Fn(&Phase) -> bool) -> Result<(), String> {
+        let done = |phase: &Phase| wanted(phase) || matches!(phase, Phase::Ended(_));
+        match self.phases.wait_for(done).await.as_deref() {
+            Ok(Phase::Ended(why)) => Err(format!("{}: {why}", self.hub)),
+            Ok(_) => Ok(()),
+            Err(_) => Err(format!("{}: {UNKNOWN}", self.hub)),
         }
     }
 }
@@ -114,6 +130,7 @@ pub(super) struct Dialler {
     next: usize,
     /// The age at which a connection is replaced at the latest.
     age: Duration,
+    spare: Spare,
     /// Since when there has been no connection, and what the last attempt met.
     without: Option<Instant>,
     last: String,
@@ -127,7 +144,8 @@ impl Dialler {
     fn replacing_after(age: Duration, uplinks: Uplinks, faults: Faults) -> Self {
         let next = usize::try_from(random()).unwrap_or_default();
         let (pauses, last) = (Pauses::default(), "the first attempt goes on".to_owned());
-        Self { uplinks, faults, pauses, next, age, without: None, last }
+        let spare = Spare::new(uplinks.clone());
+        Self { uplinks, faults, pauses, next, age, spare, without: None, last }
     }
 
     /// Keeps a connection for as long as the agent runs.
@@ -137,6 +155,7 @@ impl Dialler {
             let now = wanted.borrow_and_update().clone();
             let Some(dialling) = now else {
                 held = None;
+                self.spare.leave();
                 self.without = None;
                 self.faults.set(ProblemKind::Uplink, None);
                 if wanted.changed().await.is_err() {
@@ -146,10 +165,10 @@ impl Dialler {
             };
             // Whoever is no hub any more is left at once.
             held = held.filter(|held| dialling.uplink.hubs.contains(&held.hub));
-            let made = timeout(ATTEMPT, self.connect(&dialling));
-            let made = match made.await {
-                Ok(made) => made,
-                Err(_) => Err("no connection within 15 s".to_owned()),
+            let spare = held.is_none().then(|| self.spare.take(&dialling)).flatten();
+            let made = match spare {
+                Some(spare) => spare::use_it(spare).await,
+                None => self.connect(&dialling).await,
             };
             let lost = match made {
                 Ok(new) => {
@@ -159,8 +178,10 @@ impl Dialler {
                     self.faults.set(ProblemKind::Uplink, None);
                     tracing::info!(hub = %new.hub, "connected to a hub");
                     let (since, until) = (new.since, new.since + younger(self.age, random()));
+                    let hub = new.hub.clone();
                     tokio::select! {
                         why = new.ended() => why,
+                        never = self.spare.keep(&dialling, &hub, self.age) => match never {},
                         () = renewal(&self.uplinks, since, until) => {
                             self.next = self.next.wrapping_add(1);
                             if since.elapsed() >= HELD {
@@ -180,6 +201,11 @@ impl Dialler {
                 && over.since.elapsed() >= HELD
             {
                 self.pauses = Pauses::default();
+            }
+            if held.is_none() && self.spare.is_there() {
+                tracing::warn!("uplink: {lost}; the spare connection is used");
+                self.uplinks.failed(&lost, sys::now().wall, sys::now().wall);
+                continue;
             }
             self.pause(lost, held.is_some(), &mut wanted).await;
         }
@@ -224,50 +250,59 @@ impl Dialler {
         }
     }
 
-    async fn connect(&mut self, dialling: &Arc<Dialling>) -> Result<Held, String> {
+    async fn connect(&self, dialling: &Arc<Dialling>) -> Result<Held, String> {
         let hubs = &dialling.uplink.hubs;
         let hub = self.next.checked_rem(hubs.len()).and_then(|at| hubs.get(at));
-        let hub = hub.ok_or("[uplink] names no hub")?.clone();
-        self.uplinks.tries(&hub);
-        let about = |why: String| format!("{hub}: {why}");
-        let proxied = &dialling.uplink.proxy;
-        let by = between(proxied, &hub, &dialling.credentials, |name| std::env::var(name).ok());
-        let by = by.map_err(about)?;
-        let first = by.as_ref().map_or(&hub, |by| &by.proxy);
-        let proxy = by.as_ref().map(|by| by.proxy.to_string()).unwrap_or_default();
-        let socket = tcp(first).await.map_err(|why| match &*proxy {
-            "" => about(why),
-            proxy => about(format!("the proxy {proxy}: {why}")),
-        })?;
-        let name = hub.name().ok_or("a hub without a name")?;
-        let (number, mut phases) = self.uplinks.begin(&hub, name, proxy);
-        let through =
-            by.map(|Between { credentials, .. }| Through { target: hub.to_string(), credentials });
-        let handed = Handed { uplink: number, host: hub.host.clone(), through };
-        let held = |phases| Held {
-            hub: hub.clone(),
-            number,
-            phases,
-            by: Arc::clone(dialling),
-            since: Instant::now(),
-        };
-        // Dropped, also when the time for it is up: the front ends it.
-        let begun = held(phases.clone());
-        let given = dialling.giver.give(&handed, socket.as_fd());
-        given.map_err(|error| {
-            let why = format!("it cannot be handed over: {error}");
-            self.uplinks.ended(number, why.clone());
-            about(why)
-        })?;
-        drop(socket);
-        let phase = phases.wait_for(|phase| *phase != Phase::Begun).await;
-        match phase.as_deref() {
-            Ok(Phase::Connected(_)) => {}
-            Ok(Phase::Ended(why)) => return Err(about(why.clone())),
-            _ => return Err(about("nobody knows of it any more".into())),
-        }
-        Ok(begun)
+        let hub = hub.ok_or("[uplink] names no hub")?;
+        self.uplinks.tries(hub);
+        connect(&self.uplinks, dialling, hub, false).await
     }
+}
+
+/// Makes a connection to this hub, in bounded time. A `spare` one waits then; else the hub may call.
+async fn connect(
+    uplinks: &Uplinks,
+    dialling: &Arc<Dialling>,
+    hub: &Hub,
+    spare: bool,
+) -> Result<Held, String> {
+    let made = timeout(ATTEMPT, attempt(uplinks, dialling, hub, spare)).await;
+    made.unwrap_or_else(|_| Err("no connection within 15 s".to_owned()))
+}
+
+async fn attempt(
+    uplinks: &Uplinks,
+    dialling: &Arc<Dialling>,
+    hub: &Hub,
+    spare: bool,
+) -> Result<Held, String> {
+    let about = |why: String| format!("{hub}: {why}");
+    let proxied = &dialling.uplink.proxy;
+    let by = between(proxied, hub, &dialling.credentials, |name| std::env::var(name).ok());
+    let by = by.map_err(about)?;
+    let first = by.as_ref().map_or(hub, |by| &by.proxy);
+    let proxy = by.as_ref().map(|by| by.proxy.to_string()).unwrap_or_default();
+    let socket = tcp(first).await.map_err(|why| match &*proxy {
+        "" => about(why),
+        proxy => about(format!("the proxy {proxy}: {why}")),
+    })?;
+    let name = hub.name().ok_or("a hub without a name")?;
+    let (number, phases) = uplinks.begin(hub, name, proxy, spare);
+    let through =
+        by.map(|Between { credentials, .. }| Through { target: hub.to_string(), credentials });
+    let handed = Handed { uplink: number, host: hub.host.clone(), through, spare };
+    // Dropped, also when the time for it is up: the front ends it.
+    let mut begun =
+        Held { hub: hub.clone(), number, phases, by: Arc::clone(dialling), since: Instant::now() };
+    let given = dialling.giver.give(&handed, socket.as_fd());
+    given.map_err(|error| {
+        let why = format!("it cannot be handed over: {error}");
+        uplinks.ended(number, why.clone());
+        about(why)
+    })?;
+    drop(socket);
+    begun.reaches(|phase| *phase != Phase::Begun).await?;
+    Ok(begun)
 }
 
 /// Waits until another connection has to take the place of the one in use: the hub asks for it, or it
@@ -371,8 +406,8 @@ mod tests {
         let uplink = Uplink { hubs, certificate, key, ca, proxy, proxy_credentials };
         let (giver, far) = pair().unwrap();
         let (unlinked, ends) = channel();
-        let unlink = Box::new(move |number| unlinked.send(number).unwrap());
-        let dialling = Dialling { uplink, credentials: String::new(), giver, unlink };
+        let order = Box::new(move |number, _ends| unlinked.send(number).unwrap());
+        let dialling = Dialling { uplink, credentials: String::new(), giver, order };
         let (wants, wanted) = watch::channel(Some(Arc::new(dialling)));
         let uplinks = Uplinks::default();
         uplinks.set_wanted(true);

@@ -21,7 +21,7 @@ const HEAD: usize = 4;
 /// From the front to the gate.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ToGate {
-    #[prost(oneof = "Said", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Said", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub(crate) said: Option<Said>,
 }
 
@@ -59,6 +59,9 @@ pub(crate) enum Said {
     /// An uplink did not come to be, or has ended.
     #[prost(message, tag = "12")]
     Unlinked(Unlinked),
+    /// This spare uplink waits to be used.
+    #[prost(uint64, tag = "13")]
+    Waits(u64),
 }
 
 /// An uplink that there is no more.
@@ -127,7 +130,7 @@ pub(crate) struct Logged {
 /// From the gate to the front.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ToFront {
-    #[prost(oneof = "Order", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Order", tags = "1, 2, 3, 4, 5")]
     pub(crate) order: Option<Order>,
 }
 
@@ -142,6 +145,9 @@ pub(crate) enum Order {
     /// Ends this uplink, when its calls are done.
     #[prost(uint64, tag = "4")]
     Unlink(u64),
+    /// Takes this spare uplink into use.
+    #[prost(uint64, tag = "5")]
+    Use(u64),
 }
 
 /// What the gate says of a socket that it hands to the front.
@@ -156,6 +162,9 @@ pub(crate) struct Handed {
     /// A proxy is at the other end; it connects to this.
     #[prost(message, optional, tag = "3")]
     pub(crate) through: Option<Through>,
+    /// It waits until it is needed.
+    #[prost(bool, tag = "4")]
+    pub(crate) spare: bool,
 }
 
 /// What to ask a proxy for.

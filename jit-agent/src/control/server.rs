@@ -40,7 +40,7 @@ pub use heartbeat::Heartbeat;
 pub(crate) use http2::OLDEST;
 pub use listen::{bind_tcp, bind_unix};
 pub use peer::{Caller, Identity, Who};
-pub use relay::Fronted;
+pub use relay::{Fate, Fronted};
 pub use renewals::{Renewals, Renewing};
 pub use service::Service;
 pub(crate) use uplink::uplink;

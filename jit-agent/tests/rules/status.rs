@@ -192,6 +192,7 @@ pub(crate) fn everything() -> v1::StatusResponse {
             failures: 2,
             last_push_ms: NOW.wall.0,
             last_controller: "spiffe://example.org/hub".into(),
+            spare: "hub-b.example.org:443".into(),
         }),
         freshness: Some(v1::Freshness {
             epoch: 2,
@@ -311,7 +312,8 @@ dropped  1,234,569 packets (22/tcp 1,234,560; 500/udp 7): denied 1,234,567, malf
 1,000 of them only observed, since the gate was put in force
 tables   3 times not what the agent wrote: put right (audit K001 to K003)
 control  listening on [::]:8443, 3 of 512 connections, last push 2h ago by spiffe://example.org/hub
-control  uplink hub-a.example.org:443 through proxy.example.org:3128 connected 3h
+control  uplink hub-a.example.org:443 through proxy.example.org:3128 connected 3h, \
+spare hub-b.example.org:443
 control  withheld for 7s: 3 missing, checkpoint 1234 of 2h ago, forked 1h ago
 control  its process ended by itself 2 times, last 1h ago: ended by signal 9 (it closed its end)
 control  its process keeps what it should not have: files (Landlock)
@@ -473,7 +475,7 @@ fn the_json_value_for_value() {
             "last_error_at": time, "proxy": "proxy.example.org:3128",
             "certificate_not_after": "2100-01-01T00:00:00Z", "next_attempt_in_ms": 0,
             "connects": 3, "failures": 2, "last_push": time,
-            "last_controller": "spiffe://example.org/hub",
+            "last_controller": "spiffe://example.org/hub", "spare": "hub-b.example.org:443",
         },
         "freshness": {
             "state": "withheld", "for_ms": 7_000, "missing": 3, "epoch": 2, "number": 1_234,

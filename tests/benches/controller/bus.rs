@@ -72,12 +72,13 @@ pub(crate) fn measure() {
     report_pushes(&table, &more, all);
     let mut all = Vec::new();
     for (number, hub) in hubs.iter_mut().enumerate() {
+        site.board
+            .until("with a spare connection", PATIENCE, |board| board.count_spares() == count);
         let killed = Mutex::new(&mut *hub);
         let (times, again) = pushes(&site, &ana, wanted, || killed.lock().unwrap().kill());
         println!("hub {} killed: grants that came once more: {again}", number + 1);
         all.extend(times);
         hub.restart(&site.stage.hub);
-        thread::sleep(size(Duration::from_secs(10), Duration::from_secs(2)));
     }
     let more = format!("of {}, a hub is killed in the middle", all.len());
     report_pushes(&table, &more, all);

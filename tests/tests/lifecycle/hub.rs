@@ -15,14 +15,14 @@ use std::{
 };
 
 use jit_client::{Agent, Budget};
-use jit_proto::uplink::ALPN;
+use jit_proto::uplink::{ALPN, IN_USE, SPARE};
 use jit_tests::{agent::Site, sockets};
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::WebPkiClientVerifier,
 };
-use tokio::runtime::Runtime;
+use tokio::{io::AsyncReadExt as _, runtime::Runtime};
 use tokio_rustls::TlsAcceptor;
 
 /// The longest time for a call.
@@ -40,11 +40,13 @@ pub(crate) struct Shows<'a> {
     pub(crate) authority: &'a str,
     pub(crate) name: &'a str,
     pub(crate) alpn: &'a [u8],
+    /// It takes spare connections, too, and waits until they are used.
+    pub(crate) spares: bool,
 }
 
 impl<'a> Shows<'a> {
     pub(crate) fn name(name: &'a str) -> Self {
-        Self { authority: "pki", name, alpn: ALPN }
+        Self { authority: "pki", name, alpn: ALPN, spares: false }
     }
 }
 
@@ -56,14 +58,14 @@ impl Hub {
         let listener = listen(site, address);
         let (sender, agents) = channel();
         let connections = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&connections);
+        let (counted, spares) = (Arc::clone(&connections), shows.spares);
         runtime.spawn(async move {
             listener.set_nonblocking(true).unwrap();
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             loop {
                 let (stream, peer) = listener.accept().await.unwrap();
                 counted.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(serve(stream, peer, Arc::clone(&config), sender.clone()));
+                tokio::spawn(serve((stream, peer), Arc::clone(&config), spares, sender.clone()));
             }
         });
         Self { runtime, agents, connections }
@@ -98,19 +100,27 @@ impl Hub {
 }
 
 async fn serve(
-    stream: tokio::net::TcpStream,
-    peer: SocketAddr,
+    (stream, peer): (tokio::net::TcpStream, SocketAddr),
     config: Arc<ServerConfig>,
+    spares: bool,
     sender: Sender<Agent>,
 ) {
     // What the agent does not like, it closes.
-    let Ok(stream) = TlsAcceptor::from(config).accept(stream).await else { return };
+    let Ok(mut stream) = TlsAcceptor::from(config).accept(stream).await else { return };
+    if spares && stream.get_ref().1.alpn_protocol() == Some(SPARE) {
+        let mut said = [0];
+        match stream.read_exact(&mut said).await {
+            Ok(_) => assert_eq!(said, [IN_USE]),
+            Err(_) => return,
+        }
+    }
     let budget = Arc::new(Budget::new(usize::MAX));
     let Ok(agent) = Agent::over_uplink(peer, stream, CALL, &budget).await else { return };
     let _gone = sender.send(agent);
 }
 
-fn config(directory: &Path, Shows { authority, name, alpn }: &Shows<'_>) -> Arc<ServerConfig> {
+fn config(directory: &Path, shows: &Shows<'_>) -> Arc<ServerConfig> {
+    let Shows { authority, name, alpn, spares } = shows;
     let path = |file: String| directory.join(authority).join(file);
     let certificates = |path: &Path| -> Vec<CertificateDer<'static>> {
         CertificateDer::pem_file_iter(path).unwrap().map(Result::unwrap).collect()
@@ -130,6 +140,7 @@ fn config(directory: &Path, Shows { authority, name, alpn }: &Shows<'_>) -> Arc<
         .with_single_cert(certificates(&path(format!("{name}.pem"))), key)
         .unwrap();
     config.alpn_protocols = vec![alpn.to_vec()];
+    config.alpn_protocols.extend(spares.then(|| SPARE.to_vec()));
     Arc::new(config)
 }
 

@@ -43,6 +43,7 @@ mod restarts;
 mod sandbox;
 mod secrets;
 mod sessions;
+mod spare;
 mod stalled;
 mod storage;
 mod time_namespace;

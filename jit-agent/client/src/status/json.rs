@@ -164,6 +164,7 @@ fn uplink_json(uplink: &v1::Uplink) -> Value {
         "failures": uplink.failures,
         "last_push": time(uplink.last_push_ms),
         "last_controller": some(&uplink.last_controller),
+        "spare": some(&uplink.spare),
     })
 }
 

@@ -225,7 +225,11 @@ fn uplink(status: &v1::StatusResponse, now: i64) -> Option<String> {
             Some(_) => String::new(),
             None => format!(", {}", push_text(uplink.last_push_ms, &uplink.last_controller, now)),
         };
-        return Some(format!("uplink {hub}{through} connected {since}{push}"));
+        let spare = match clean(&uplink.spare, 100) {
+            none if none.is_empty() => none,
+            spare => format!(", spare {spare}"),
+        };
+        return Some(format!("uplink {hub}{through} connected {since}{spare}{push}"));
     }
     let why = match clean(&uplink.last_error, 200) {
         none if none.is_empty() => String::new(),

@@ -121,7 +121,8 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let made = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (mut other, _) = listener.accept().unwrap();
-            let what = |uplink| Handed { uplink, host: "hub.example.org".into(), through: None };
+            let what =
+                |uplink| Handed { uplink, host: "hub.example.org".into(), ..Handed::default() };
             giver.give(&what(7), made.as_fd()).unwrap();
             giver.give(&what(8), listener.as_fd()).unwrap();
             drop(made);

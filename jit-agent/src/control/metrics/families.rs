@@ -290,6 +290,11 @@ impl Scrape {
             "uplink_failures",
             "Attempts that failed and connections that were lost (only with an [uplink])",
             uplink.failures,
+        )?;
+        page.gauge(
+            "uplink_spare",
+            "1: a spare connection to another hub waits (only with an [uplink])",
+            flag(!uplink.spare.is_empty()),
         )
     }
 

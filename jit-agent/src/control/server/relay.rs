@@ -104,10 +104,16 @@ impl Fronted {
         }
     }
 
-    /// Ends this uplink, when its calls are done.
-    pub(crate) fn unlinker(&self) -> impl Fn(u64) + Send + Sync + 'static {
+    /// Says what becomes of an uplink.
+    pub(crate) fn uplink_orders(&self) -> impl Fn(u64, Fate) + Send + Sync + 'static {
         let sender = self.sender.clone();
-        move |uplink| sender.send(&ToFront { order: Some(Order::Unlink(uplink)) })
+        move |uplink, fate| {
+            let order = match fate {
+                Fate::Ends => Order::Unlink(uplink),
+                Fate::IsUsed => Order::Use(uplink),
+            };
+            sender.send(&ToFront { order: Some(order) });
+        }
     }
 
     /// Waits for the end of the front; returns what the gate saw of it.
@@ -130,6 +136,15 @@ impl Drop for Fronted {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// What becomes of an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It ends, when its calls are done.
+    Ends,
+    /// It was a spare one, and is used from now on.
+    IsUsed,
 }
 
 struct Relay {
@@ -204,6 +219,7 @@ impl Relay {
                 self.service.uplinks().ended(uplink, why);
             }
             Said::Taken(call) => self.answers.taken(call)?,
+            Said::Waits(uplink) => self.service.uplinks().waits(uplink),
         }
         Ok(())
     }

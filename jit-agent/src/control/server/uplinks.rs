@@ -27,6 +27,8 @@ pub struct Uplinks {
 pub enum Phase {
     /// The front makes the handshakes.
     Begun,
+    /// A spare one that waits until it is used.
+    Waits,
     /// The hub may call, since this time.
     Connected(WallTime),
     /// There is none any more, and why.
@@ -61,6 +63,8 @@ struct Made {
     number: u64,
     hub: String,
     host: ServerName<'static>,
+    /// Through which proxy; empty: none.
+    proxy: String,
     phase: watch::Sender<Phase>,
 }
 
@@ -71,24 +75,28 @@ impl fmt::Debug for Made {
 }
 
 impl Uplinks {
-    /// A new uplink to this hub: its number, and how far it is.
+    /// A new uplink to this hub, through this proxy: its number, and how far it is. A spare one is not
+    /// shown as what was tried last.
     pub fn begin(
         &self,
         hub: &Hub,
         host: ServerName<'static>,
         proxy: String,
+        spare: bool,
     ) -> (u64, watch::Receiver<Phase>) {
         let (phase, phases) = watch::channel(Phase::Begun);
         let mut state = self.lock();
         state.last += 1;
         let number = state.last;
         let hub = hub.to_string();
-        state.hub.clone_from(&hub);
-        state.proxy = proxy;
+        if !spare {
+            state.hub.clone_from(&hub);
+            state.proxy.clone_from(&proxy);
+        }
         if state.made.len() >= MOST {
             state.made.remove(0);
         }
-        state.made.push(Made { number, hub, host, phase });
+        state.made.push(Made { number, hub, host, proxy, phase });
         (number, phases)
     }
 
@@ -98,11 +106,25 @@ impl Uplinks {
         state.made.iter().find(|one| one.number == number).map(|one| one.host.clone())
     }
 
+    /// This spare uplink waits until it is used.
+    pub(super) fn waits(&self, number: u64) {
+        let state = self.lock();
+        if let Some(made) = state.made.iter().find(|one| one.number == number) {
+            made.phase.send_if_modified(|phase| {
+                let begun = *phase == Phase::Begun;
+                *phase = if begun { Phase::Waits } else { phase.clone() };
+                begun
+            });
+        }
+    }
+
     /// The hub of this uplink may call.
     pub(crate) fn opened(&self, number: u64, now: WallTime) {
-        let mut state = self.lock();
+        let state = &mut *self.lock();
         let Some(made) = state.made.iter().find(|one| one.number == number) else { return };
         made.phase.send_replace(Phase::Connected(now));
+        state.hub.clone_from(&made.hub);
+        state.proxy.clone_from(&made.proxy);
         state.connects = state.connects.saturating_add(1);
         state.next = None;
     }
@@ -170,6 +192,8 @@ impl Uplinks {
             _ => None,
         });
         let is_connected = connected.is_some();
+        let spare = state.made.iter().find(|one| *one.phase.borrow() == Phase::Waits);
+        let spare = spare.map(|one| one.hub.clone()).unwrap_or_default();
         let (hub, since) = connected.unwrap_or_else(|| (state.hub.clone(), WallTime(0)));
         let (error_at, error) = state.last_error.clone().unwrap_or((WallTime(0), String::new()));
         let next = state.next.and_then(|next| next.since(now)).filter(|_| !is_connected);
@@ -185,6 +209,7 @@ impl Uplinks {
                 .map_or(0, |next| u64::try_from(next.as_millis()).unwrap_or(u64::MAX)),
             connects: state.connects,
             failures: state.failures,
+            spare,
             ..v1::Uplink::default()
         })
     }
@@ -204,7 +229,7 @@ mod tests {
         assert_eq!(uplinks.shown(WallTime(0)), None);
         uplinks.set_wanted(true);
         let hub = Hub::parse("hub.example.org:443").unwrap();
-        let begin = || uplinks.begin(&hub, hub.name().unwrap(), String::new());
+        let begin = || uplinks.begin(&hub, hub.name().unwrap(), String::new(), false);
         let ((one, first), (two, second)) = (begin(), begin());
         assert_ne!(one, two);
         assert!(uplinks.host(0).is_none() && uplinks.host(two + 1).is_none());
@@ -221,5 +246,33 @@ mod tests {
         uplinks.failed("no route", WallTime(10), WallTime(2_010));
         let shown = uplinks.shown(WallTime(1_010)).unwrap();
         assert_eq!((shown.last_error.as_str(), shown.next_attempt_in_ms), ("no route", 1_000));
+    }
+
+    #[test]
+    fn a_spare_one_is_shown_beside_the_one_in_use_and_takes_its_place() {
+        let uplinks = Uplinks::default();
+        uplinks.set_wanted(true);
+        let hubs = ["a.example.org:443", "b.example.org:443"].map(|hub| Hub::parse(hub).unwrap());
+        let begin =
+            |hub: &Hub, spare| uplinks.begin(hub, hub.name().unwrap(), String::new(), spare);
+        let ((used, _), (spare, phases)) = (begin(&hubs[0], false), begin(&hubs[1], true));
+        uplinks.opened(used, WallTime(7));
+        uplinks.waits(used);
+        uplinks.waits(spare);
+        assert_eq!(*phases.borrow(), Phase::Waits);
+        let shown = uplinks.shown(WallTime(9)).unwrap();
+        assert_eq!(
+            (shown.hub.as_str(), shown.spare.as_str()),
+            (hubs[0].to_string().as_str(), "b.example.org:443")
+        );
+        assert!(shown.connected, "a front that says that it waits changes nothing of one in use");
+        uplinks.ended(used, "cut".into());
+        assert!(!uplinks.shown(WallTime(9)).unwrap().connected, "it is not used yet");
+        uplinks.opened(spare, WallTime(8));
+        let shown = uplinks.shown(WallTime(9)).unwrap();
+        assert_eq!(
+            (shown.connected, shown.hub.as_str(), shown.spare.as_str()),
+            (true, "b.example.org:443", "")
+        );
     }
 }

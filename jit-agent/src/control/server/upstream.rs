@@ -109,6 +109,11 @@ impl Upstream {
         self.gate.send(&ToGate { said: Some(Said::Unlinked(Unlinked { uplink, why })) });
     }
 
+    /// Reports that a spare uplink waits to be used.
+    pub(super) fn report_waiting(&self, uplink: u64) {
+        self.gate.send(&ToGate { said: Some(Said::Waits(uplink)) });
+    }
+
     /// Reports a controller's connection that was let in.
     pub(super) fn register(
         &self,

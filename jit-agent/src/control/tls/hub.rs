@@ -5,7 +5,7 @@ mod renewed;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use jit_proto::{WallTime, uplink::ALPN};
+use jit_proto::WallTime;
 use rustls::{
     ClientConfig, RootCertStore,
     client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
@@ -104,7 +104,7 @@ impl Calling {
         Ok(Self { hubs: Hubs::of(&all(roots))?, own: Arc::new(SingleCertAndKey::from(own)) })
     }
 
-    /// The configuration of a handshake with this verifier of the hub's certificate.
+    /// The configuration of a handshake with this verifier of the hub's certificate. It names no protocol yet.
     pub(crate) fn config(
         &self,
         verifier: Arc<dyn ServerCertVerifier>,
@@ -116,7 +116,6 @@ impl Calling {
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_client_cert_resolver(own);
-        config.alpn_protocols = vec![ALPN.to_vec()];
         // Each connection proves itself anew.
         config.resumption = Resumption::disabled();
         Ok(config)

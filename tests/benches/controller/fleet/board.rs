@@ -38,6 +38,7 @@ pub(crate) struct Answer {
 #[derive(Default)]
 pub(crate) struct Board {
     up: AtomicUsize,
+    spares: AtomicUsize,
     answers: Mutex<Answers>,
     refusals: Mutex<Vec<String>>,
     failures: Mutex<BTreeMap<String, usize>>,
@@ -66,6 +67,19 @@ impl Board {
     /// Agents whose events a hub reads: it delivers to them.
     pub(crate) fn count_up(&self) -> usize {
         self.up.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn spare_up(&self) {
+        self.spares.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn spare_down(&self) {
+        self.spares.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Agents with a spare connection that waits.
+    pub(crate) fn count_spares(&self) -> usize {
+        self.spares.load(Ordering::SeqCst)
     }
 
     pub(crate) fn answered(&self, agent: usize, grant: GrantId, kind: Kind) {

@@ -1,6 +1,9 @@
-//! Simulated agents that dial a hub: each has its own certificate and connection, and the pauses of an agent.
+//! Simulated agents that dial a hub: each has its own certificate and connection, the pauses of an agent, and
+//! with several hubs its spare connection.
 
 use std::{
+    convert::Infallible,
+    future::pending,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -13,7 +16,10 @@ use jit_client::{
     HostUri,
     ca::{Authority, Names},
 };
-use jit_proto::{uplink::ALPN, v1::jit_agent_server::JitAgentServer};
+use jit_proto::{
+    uplink::{ALPN, IN_USE, SPARE},
+    v1::jit_agent_server::JitAgentServer,
+};
 use jit_tests::netns::Namespace;
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustls::{
@@ -22,7 +28,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpSocket, TcpStream},
     runtime::{Builder, Runtime},
     sync::oneshot,
@@ -46,6 +52,8 @@ const ATTEMPT: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const HELD: Duration = Duration::from_secs(60);
+const SPARE_AFTER: Duration = Duration::from_secs(5);
+const SPARE_PAUSE: Duration = Duration::from_secs(300);
 const PING: Duration = Duration::from_secs(30);
 
 /// The agents. They run until it is dropped.
@@ -72,13 +80,16 @@ impl Swarm {
     }
 
     /// From now on each keeps a connection to a hub: the first to the first, and so on in turn. After a
-    /// connection that ended each tries the next hub.
+    /// connection that ended each tries the next hub, unless it has a spare one to another hub.
     pub(crate) fn dial(&self, hubs: &[SocketAddr]) {
         for (first, (agent, tls)) in self.agents.iter().zip(&self.tls).enumerate() {
             let mut hubs = hubs.to_vec();
             let count = hubs.len();
             hubs.rotate_left(first % count);
-            self.runtime.spawn(keep(Arc::clone(agent), Arc::clone(tls), hubs));
+            let mut spare = ClientConfig::clone(tls);
+            spare.alpn_protocols = vec![SPARE.to_vec()];
+            let tls = Tls { used: Arc::clone(tls), spare: Arc::new(spare) };
+            self.runtime.spawn(keep(Arc::clone(agent), tls, hubs));
         }
     }
 }
@@ -100,28 +111,102 @@ fn tls(authority: &Authority, roots: &Arc<RootCertStore>, id: &str) -> Arc<Clien
     Arc::new(config)
 }
 
+/// What connections are made by: those in use, and spare ones.
+struct Tls {
+    used: Arc<ClientConfig>,
+    spare: Arc<ClientConfig>,
+}
+
+/// A spare connection that waits, and which hub has it.
+type Spare = Option<(usize, TlsStream<TcpStream>)>;
+
 /// Keeps a connection, as the agent's dialler does.
-async fn keep(agent: Arc<Agent>, tls: Arc<ClientConfig>, hubs: Vec<SocketAddr>) {
-    let mut tries = 0_u32;
-    for hub in hubs.into_iter().cycle() {
-        match timeout(ATTEMPT, connect(agent.number, Arc::clone(&tls), hub)).await {
-            Ok(Ok(stream)) => {
+async fn keep(agent: Arc<Agent>, tls: Tls, hubs: Vec<SocketAddr>) {
+    let (mut tries, mut next, mut spare) = (0_u32, 0, Spare::None);
+    loop {
+        let made = match spare.take() {
+            Some((at, mut stream)) => {
+                agent.board.spare_down();
+                stream.write_all(&[IN_USE]).await.map(|()| (at, stream))
+            }
+            None => {
+                let made = connect(agent.number, Arc::clone(&tls.used), hub_at(&hubs, next));
+                made.await.map(|stream| (next, stream))
+            }
+        };
+        match made {
+            Ok((at, stream)) => {
                 let since = Instant::now();
-                serve(&agent, stream).await;
+                tokio::select! {
+                    () = serve(&agent, stream) => {}
+                    never = keep_spare(&agent, &tls, (&hubs, at), &mut spare) => match never {},
+                }
                 if since.elapsed() > HELD {
                     tries = 0;
                 }
+                next = at + 1;
+                if spare.is_some() {
+                    continue;
+                }
             }
-            Ok(Err(error)) => agent.board.failed(error.to_string()),
-            Err(_) => agent.board.failed("no connection within 15 s".into()),
+            Err(error) => {
+                agent.board.failed(error.to_string());
+                next += 1;
+            }
         }
         let most = FIRST_PAUSE.saturating_mul(1 << tries.min(16)).min(LONGEST_PAUSE);
         tries = tries.saturating_add(1);
-        sleep(most.mul_f64(f64::from(random()) / f64::from(u32::MAX))).await;
+        sleep(most.mul_f64(part())).await;
     }
 }
 
+/// Keeps a spare connection to another hub than the one in use.
+async fn keep_spare(
+    agent: &Agent,
+    tls: &Tls,
+    (hubs, used): (&[SocketAddr], usize),
+    spare: &mut Spare,
+) -> Infallible {
+    let others = hubs.len() - 1;
+    let (mut tries, mut next) = (0_u32, 0);
+    loop {
+        if let Some((_, stream)) = spare {
+            let _ended = stream.read(&mut [0]).await;
+            *spare = None;
+            agent.board.spare_down();
+            tries = 0;
+        }
+        let least = SPARE_AFTER.saturating_mul(1 << tries.min(16)).min(SPARE_PAUSE / 2);
+        sleep(least + least.mul_f64(part())).await;
+        if others == 0 {
+            return pending().await;
+        }
+        let at = used + 1 + next % others;
+        match connect(agent.number, Arc::clone(&tls.spare), hub_at(hubs, at)).await {
+            Ok(stream) => {
+                *spare = Some((at, stream));
+                agent.board.spare_up();
+            }
+            Err(_) => (next, tries) = (next + 1, tries.saturating_add(1)),
+        }
+    }
+}
+
+/// The hub with this number, counted around.
+fn hub_at(hubs: &[SocketAddr], number: usize) -> SocketAddr {
+    *hubs.get(number % hubs.len()).unwrap()
+}
+
 async fn connect(
+    number: usize,
+    tls: Arc<ClientConfig>,
+    hub: SocketAddr,
+) -> io::Result<TlsStream<TcpStream>> {
+    let made = timeout(ATTEMPT, attempt(number, tls, hub)).await;
+    made.unwrap_or_else(|_| Err(io::Error::other("no connection within 15 s")))
+}
+
+async fn attempt(
     number: usize,
     tls: Arc<ClientConfig>,
     hub: SocketAddr,
@@ -148,10 +233,11 @@ async fn serve(agent: &Arc<Agent>, stream: TlsStream<TcpStream>) {
     let _dropped = closed.await;
 }
 
-fn random() -> u32 {
+/// From 0 to 1, by chance.
+fn part() -> f64 {
     let mut bytes = [0; 4];
     getrandom(&mut bytes, GetRandomFlags::empty()).unwrap();
-    u32::from_ne_bytes(bytes)
+    f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
 }
 
 /// A connection. Whoever waits for its end hears when it is dropped.

@@ -16,15 +16,17 @@ use jit_client::{
     files::read_text,
     pem::{self, Holds},
 };
-use jit_proto::uplink::ALPN;
+use jit_proto::uplink::{ALPN, IN_USE, SPARE};
+use rustix::net::sockopt;
 use rustls::{
     RootCertStore, ServerConfig, pki_types::CertificateDer, server::WebPkiClientVerifier,
     version::TLS13,
 };
 use sha2::{Digest as _, Sha256};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
+    sync::watch,
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -35,9 +37,14 @@ use super::{
     identity::{Names, Own},
     places::{Held, Places},
 };
+use crate::sites::Place;
 
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// The kernel asks the silent machine of a spare connection after this time, and as often.
+const ASK: Duration = Duration::from_secs(30);
+/// No spare connection is older: an agent ends one after 23 hours.
+const OLDEST: Duration = Duration::from_secs(25 * 3600);
 /// Connections that wait in the kernel: after a restart all agents come back at about the same time.
 const BACKLOG: i32 = 4096;
 /// After a failed accept(2), such as one without a free file.
@@ -121,7 +128,7 @@ impl Tls {
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, private)
             .map_err(|why| unusable("certificate", certificate, &why))?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![ALPN.to_vec(), SPARE.to_vec()];
         // Each connection proves itself anew, and nothing is kept of those that ended.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
@@ -168,9 +175,9 @@ pub(in super::super) async fn run<R: Reception>(
                 tokio::spawn(async move {
                     let place = hub.uplinks.places.handshake(peer.ip()).await;
                     drop(waits);
-                    let taken = match &place {
-                        Ok(_) => take(&shared, &hub, tcp, peer).await,
-                        Err(why) => Err((*why).to_owned()),
+                    let taken = match place {
+                        Ok(place) => take(&shared, &hub, tcp, peer, place).await,
+                        Err(why) => Err(why.to_owned()),
                     };
                     if let Err(why) = taken {
                         hub.uplinks.refusals.add(peer, &why);
@@ -185,12 +192,13 @@ pub(in super::super) async fn run<R: Reception>(
     pending::<()>().await;
 }
 
-/// Makes the handshake, and gives the connection to its host's follower.
+/// Makes the handshake, and gives the connection to its host's follower; a spare one when it is used.
 async fn take<R: Reception>(
     shared: &Arc<R>,
     hub: &Hub,
     tcp: TcpStream,
     peer: SocketAddr,
+    place: Place,
 ) -> Result<(), String> {
     let tls = hub.tls();
     tcp.set_nodelay(true).map_err(|error| error.to_string())?;
@@ -200,22 +208,53 @@ async fn take<R: Reception>(
         .map_err(|_| "its TLS handshake was not complete within 5 s".to_owned())?
         .map_err(|error| format!("the TLS handshake failed: {error}"))?;
     let (_, session) = stream.get_ref();
-    if session.alpn_protocol() != Some(ALPN) {
+    let spare = session.alpn_protocol() == Some(SPARE);
+    if !spare && session.alpn_protocol() != Some(ALPN) {
         let wanted = String::from_utf8_lossy(ALPN);
         return Err(format!("it does not offer the protocol {wanted} (ALPN): it is no agent"));
     }
     let leaf = session.peer_certificates().and_then(<[_]>::first);
     let leaf = leaf.ok_or("it shows no certificate")?;
-    let host = shared.host(&Names::of(leaf), &tls.own)?;
+    let names = Names::of(leaf);
+    let mut host = shared.host(&names, &tls.own)?;
     let shown = Shown::of(leaf);
-    let held = places(hub).hold(Sha256::digest(leaf).into())?;
-    let stream = Counted { inner: stream, _held: held };
+    let held = places(hub).hold(Sha256::digest(leaf).into(), spare)?;
+    let mut stream = Counted { inner: stream, _held: held };
+    if spare {
+        drop(place);
+        if !is_used(&mut stream, &mut shared.draining()).await? {
+            return Ok(());
+        }
+        // Meanwhile it may be none any more.
+        host = shared.host(&names, &hub.tls().own)?;
+    }
     let agent = Agent::over_uplink(peer, stream, shared.timeout(), shared.room());
     let agent = agent.await.map_err(|error| error.to_string())?;
     if *shared.draining().borrow() {
         return Err("this hub ends".into());
     }
     shared.arrive(&host, Connection::arrived(agent, peer, shown))
+}
+
+/// Waits until the agent takes a spare connection into use. `false`: it has ended, or this hub ends.
+async fn is_used(
+    stream: &mut Counted,
+    draining: &mut watch::Receiver<bool>,
+) -> Result<bool, String> {
+    let (tcp, _) = stream.inner.get_ref();
+    sockopt::set_socket_keepalive(tcp, true)
+        .and_then(|()| sockopt::set_tcp_keepidle(tcp, ASK))
+        .and_then(|()| sockopt::set_tcp_keepintvl(tcp, ASK))
+        .map_err(|error| error.to_string())?;
+    let mut said = [0];
+    tokio::select! {
+        read = timeout(OLDEST, stream.read(&mut said)) => match read {
+            Ok(Ok(1)) if said == [IN_USE] => Ok(true),
+            Ok(Ok(1)) => Err("it spoke on its spare connection, and did not take it into use".into()),
+            Ok(_) | Err(_) => Ok(false),
+        },
+        _ = draining.wait_for(|draining| *draining) => Ok(false),
+    }
 }
 
 fn places(hub: &Hub) -> &Arc<Places> {

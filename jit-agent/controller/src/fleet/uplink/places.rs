@@ -95,9 +95,19 @@ impl Places {
         }
     }
 
-    /// A place for a connection with this certificate.
-    pub(super) fn hold(self: &Arc<Self>, certificate: Fingerprint) -> Result<Held, String> {
+    /// A place for a connection with this certificate. A `spare` one gets none of the second half of all:
+    /// those are for agents that have no other connection.
+    pub(super) fn hold(
+        self: &Arc<Self>,
+        certificate: Fingerprint,
+        spare: bool,
+    ) -> Result<Held, String> {
         let mut certificates = self.certificates();
+        if spare && self.held() >= self.connections / 2 {
+            return Err(
+                "this hub takes spare connections only while half of its places are free".into()
+            );
+        }
         if self.held() >= self.connections {
             return Err(format!(
                 "this hub holds {} connections, its [hub] connections",
@@ -139,14 +149,23 @@ mod tests {
     #[test]
     fn one_certificate_has_two_connections_and_all_have_their_number() {
         let places = Places::new(4, 3);
-        let first = places.hold([1; 32]).unwrap();
-        let _second = places.hold([1; 32]).unwrap();
-        assert!(places.hold([1; 32]).is_err());
-        let _third = places.hold([2; 32]).unwrap();
-        assert!(places.hold([3; 32]).is_err());
+        let first = places.hold([1; 32], false).unwrap();
+        let _second = places.hold([1; 32], false).unwrap();
+        assert!(places.hold([1; 32], false).is_err());
+        let _third = places.hold([2; 32], false).unwrap();
+        assert!(places.hold([3; 32], false).is_err());
         assert_eq!(places.held(), 3);
         drop(first);
-        assert!(places.hold([1; 32]).is_ok());
+        assert!(places.hold([1; 32], false).is_ok());
+    }
+
+    #[test]
+    fn spare_connections_leave_half_of_the_places() {
+        let places = Places::new(4, 4);
+        let _spares = [1, 2].map(|host| places.hold([host; 32], true).unwrap());
+        assert!(places.hold([3; 32], true).is_err());
+        let _used = [3, 4].map(|host| places.hold([host; 32], false).unwrap());
+        assert!(places.hold([5; 32], false).is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -149,6 +149,7 @@ pub(crate) fn pushes(
 /// Reports times of [`pushes`].
 pub(crate) fn report_pushes(table: &str, more: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
+    println!("the slowest: {:?}", times.iter().rev().take(20).collect::<Vec<_>>());
     let median = times.get(times.len() / 2).copied().unwrap();
     let row = |what: &str| format!("committed grant to the agent's answer, {what} {more}");
     report(table, &row("median"), MILLIS, vec![millis(median)]);

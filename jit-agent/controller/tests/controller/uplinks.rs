@@ -5,6 +5,7 @@ mod closings;
 #[expect(dead_code, reason = "the tests of hubs of the bus use more of it")]
 mod double;
 mod signed;
+mod spares;
 mod world;
 
 use std::{

@@ -1,12 +1,19 @@
 //! One host that is connected to this hub: what is signed for it is given to it, and its answers are
 //! reported. First the hub listens, then it reads the mailbox: what comes in between is seen twice.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use jit_client::{Agent, CallError};
-use jit_proto::{GrantId, merkle::Hash, printable::clean, v1, v1::event::What};
+use jit_proto::{
+    GrantId, mailbox::item, merkle::Hash, payload_type::GRANT_TYPE, printable::clean, v1,
+    v1::event::What,
+};
 use prost::Message as _;
 use tokio::{
     sync::watch,
@@ -66,6 +73,7 @@ pub(super) async fn run(post: Arc<Post>, host: String, mut inbox: Inbox, first: 
             former,
             rival: String::new(),
             answers: Answers::new(),
+            held: HashSet::new(),
             again: false,
         };
         match at.follow(connection, &mut inbox).await {
@@ -106,6 +114,8 @@ struct At<'p> {
     /// Why two machines are this host, while it is reported.
     rival: String,
     answers: Answers,
+    /// Grants that are open there, as its last status said.
+    held: HashSet<Hash>,
     /// The host could not carry out a revocation at this moment: its mailbox is read again.
     again: bool,
 }
@@ -221,6 +231,7 @@ impl At<'_> {
                 self.host
             ));
         }
+        self.held = open_grants(&status);
         self.present(Some(&status)).await;
         Ok(Boot::of(&status))
     }
@@ -257,6 +268,7 @@ impl At<'_> {
         if standing == "missing" {
             // It no longer has what it has answered to: it gets it again.
             self.answers.clear();
+            self.held.clear();
         }
         missing.truncate(MISSING);
         let comparison = Comparison {
@@ -362,8 +374,9 @@ impl At<'_> {
     }
 
     /// Gives letters to the host, revocations first, and reports what it answers. What it has answered over
-    /// this connection it is not asked again. `published`: they come just now. Then somebody waits for that
-    /// answer, and it is reported once more.
+    /// this connection it is not asked again, and what its status has as open it does not get once more: all
+    /// hosts of a hub that was killed come to another one at the same time, each with a whole mailbox.
+    /// `published`: they come just now. Then somebody waits for the answer, and it is given and reported.
     async fn deliver(
         &mut self,
         agent: &mut Agent,
@@ -380,6 +393,7 @@ impl At<'_> {
                             self.post.reports.add(Report::Answer(outcome)).await;
                         }
                     }
+                    None if !published && self.held.contains(&letter.item) => {}
                     None if new.iter().any(|other| other.item == letter.item) => {}
                     None => new.push(letter),
                 },
@@ -492,6 +506,12 @@ async fn at(moment: Option<Instant>) {
         Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
     }
+}
+
+/// Grants that are open, as a status says.
+fn open_grants(status: &v1::StatusResponse) -> HashSet<Hash> {
+    let open = status.grants.iter().filter(|grant| grant.state() == v1::State::Active);
+    open.map(|open| item(GRANT_TYPE, &open.grant)).collect()
 }
 
 /// What the side with the store needs of a status.

@@ -248,8 +248,12 @@ impl Double {
         hub: SocketAddr,
         config: Arc<ClientConfig>,
     ) -> io::Result<watch::Receiver<()>> {
+        connect(hub, config, [127, 0, 0, 1]).await.map(|stream| self.serve(stream))
+    }
+
+    /// Serves on a connection, until the hub closes it.
+    pub(super) fn serve(&self, stream: TlsStream<tokio::net::TcpStream>) -> watch::Receiver<()> {
         let (open, closed) = watch::channel(());
-        let stream = connect(hub, config, [127, 0, 0, 1]).await?;
         let (until, ended) = oneshot::channel();
         self.open.lock().unwrap().push(until);
         let number = Number(self.made.fetch_add(1, Ordering::SeqCst));
@@ -259,7 +263,7 @@ impl Double {
             let one = stream::once(async { Ok::<_, io::Error>(served) });
             tonic::transport::Server::builder().add_service(service).serve_with_incoming(one).await
         });
-        Ok(closed)
+        closed
     }
 }
 

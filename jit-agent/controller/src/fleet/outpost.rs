@@ -45,6 +45,9 @@ const ARRIVALS: usize = 2;
 const QUESTIONS: usize = 4;
 /// Calls of the side with the store that are under way at the same time.
 const CALLS: usize = 256;
+/// Hosts that begin here at the same time. When another hub was killed, all of its hosts come at once: those
+/// for which something is there are first, and the others come one after the other, not all late.
+const TURNS: usize = 32;
 /// How often the hub says that it is there.
 const BEAT: Duration = Duration::from_secs(5);
 /// The longest wait for an agent's answer.
@@ -72,6 +75,8 @@ struct Post {
     reports: reporter::Reports,
     /// Places of calls.
     calls: Arc<Semaphore>,
+    /// Turns of hosts that begin.
+    turns: Arc<Semaphore>,
     draining: watch::Sender<bool>,
 }
 
@@ -115,6 +120,7 @@ impl Outpost {
             bus: watch::channel(None).0,
             reports,
             calls: Arc::new(Semaphore::new(CALLS)),
+            turns: Arc::new(Semaphore::new(TURNS)),
             draining: watch::channel(false).0,
         });
         let mut parts = JoinSet::new();

@@ -16,7 +16,7 @@ use jit_proto::{
 };
 use prost::Message as _;
 use tokio::{
-    sync::watch,
+    sync::{Semaphore, oneshot, watch},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -43,6 +43,8 @@ const STATUS: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_millis(200);
 /// Between attempts to read a mailbox.
 const AGAIN: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(10) };
+/// The longest turn of a host that begins.
+const TURN: Duration = Duration::from_millis(250);
 /// The time that an agent gets to connect to another hub.
 const GOES: Duration = Duration::from_secs(4);
 /// The time in which an agent ends a connection after it has made another one.
@@ -123,6 +125,12 @@ struct At<'p> {
 impl At<'_> {
     async fn follow(&mut self, mut used: Connection, inbox: &mut Inbox) -> End {
         let closed = |error: CallError| End::Closed(error.to_string());
+        let mut letters = Vec::with_capacity(BATCH);
+        let mut turn = tokio::select! {
+            turn = Turn::of(&self.post.turns) => Some(turn),
+            // Somebody waits for this host.
+            _ = inbox.letters.recv_many(&mut letters, BATCH) => None,
+        };
         let mut agent = used.agent.clone();
         let boot = match self.ask(&mut agent).await {
             Ok(boot) => boot,
@@ -136,7 +144,9 @@ impl At<'_> {
         let (mut leaves_at, mut unread) = (None, 0_u32);
         let mut read_at = Some(Instant::now());
         let mut due = Instant::now() + part(STATUS, random());
-        let mut letters = Vec::with_capacity(BATCH);
+        if let Err(error) = self.deliver(&mut agent, letters.drain(..), true).await {
+            return closed(error);
+        }
         loop {
             let examined = self.former.as_ref().map(|(_, until)| *until);
             tokio::select! {
@@ -196,6 +206,7 @@ impl At<'_> {
                             Some(Instant::now() + AGAIN.pause(unread, random()))
                         }
                     };
+                    drop(turn.take());
                 }
                 () = at(examined) => self.examine().await,
                 () = sleep_until(due) => {
@@ -487,6 +498,23 @@ impl At<'_> {
             }
             self.answers.insert(item, outcomes);
         }
+    }
+}
+
+/// A turn to begin, which its host gives back when it has read its mailbox.
+struct Turn(#[expect(dead_code, reason = "dropped")] oneshot::Sender<()>);
+
+impl Turn {
+    /// Waits for one. Who is slow has it only for [`TURN`].
+    async fn of(turns: &Arc<Semaphore>) -> Self {
+        // `Err`: nobody closes it.
+        let place = Arc::clone(turns).acquire_owned().await.ok();
+        let (has, over) = oneshot::channel();
+        tokio::spawn(async move {
+            let _late = timeout(TURN, over).await;
+            drop(place);
+        });
+        Self(has)
     }
 }
 

@@ -8,7 +8,7 @@ mod letter;
 mod reporter;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -48,6 +48,8 @@ const CALLS: usize = 256;
 /// Hosts that begin here at the same time. When another hub was killed, all of its hosts come at once: those
 /// for which something is there are first, and the others come one after the other, not all late.
 const TURNS: usize = 32;
+/// Letters that are remembered for hosts that were not here.
+const ABSENT: usize = 256;
 /// How often the hub says that it is there.
 const BEAT: Duration = Duration::from_secs(5);
 /// The longest wait for an agent's answer.
@@ -77,6 +79,8 @@ struct Post {
     calls: Arc<Semaphore>,
     /// Turns of hosts that begin.
     turns: Arc<Semaphore>,
+    /// Hosts that were not here when a letter for them was published; the newest last.
+    absent: Mutex<VecDeque<HostTag>>,
     draining: watch::Sender<bool>,
 }
 
@@ -121,6 +125,7 @@ impl Outpost {
             reports,
             calls: Arc::new(Semaphore::new(CALLS)),
             turns: Arc::new(Semaphore::new(TURNS)),
+            absent: Mutex::default(),
             draining: watch::channel(false).0,
         });
         let mut parts = JoinSet::new();
@@ -205,9 +210,20 @@ impl Post {
             To::Host(tag) => {
                 if let Some(entry) = hosts.get(tag) {
                     entry.give(letter);
+                } else {
+                    let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+                    if absent.len() >= ABSENT {
+                        absent.pop_front();
+                    }
+                    absent.push_back(tag.clone());
                 }
             }
         }
+    }
+
+    /// Whether a letter was published lately for this host that comes just now.
+    fn is_awaited(&self, host: &HostTag) -> bool {
+        self.absent.lock().unwrap_or_else(PoisonError::into_inner).contains(host)
     }
 
     /// Asks a host whether it is here.

@@ -126,10 +126,13 @@ impl At<'_> {
     async fn follow(&mut self, mut used: Connection, inbox: &mut Inbox) -> End {
         let closed = |error: CallError| End::Closed(error.to_string());
         let mut letters = Vec::with_capacity(BATCH);
-        let mut turn = tokio::select! {
-            turn = Turn::of(&self.post.turns) => Some(turn),
-            // Somebody waits for this host.
-            _ = inbox.letters.recv_many(&mut letters, BATCH) => None,
+        // Somebody waits for a host for which there is a letter: it begins at once.
+        let mut turn = match self.post.is_awaited(&HostTag::of(self.host)) {
+            true => None,
+            false => tokio::select! {
+                turn = Turn::of(&self.post.turns) => Some(turn),
+                _ = inbox.letters.recv_many(&mut letters, BATCH) => None,
+            },
         };
         let mut agent = used.agent.clone();
         let boot = match self.ask(&mut agent).await {

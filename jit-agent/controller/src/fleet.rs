@@ -63,7 +63,7 @@ pub use uplink::{HubReport, HubSettings, RawHubSettings, Refused};
 
 use self::{
     closer::Arrived,
-    connection::Connection,
+    connection::{Connection, Turn},
     dial::Dialer,
     outbox::Outbox,
     reach::Reach,
@@ -166,6 +166,10 @@ impl Reception for Shared {
 
     fn host(&self, names: &uplink::Names, own: &uplink::Own) -> Result<String, String> {
         uplink::host(names, own, &self.roster)
+    }
+
+    async fn begins(&self, _host: &str) -> Option<Turn> {
+        None
     }
 
     fn arrive(self: &Arc<Self>, host: &str, uplink: Connection) -> Result<(), String> {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use jit_client::Agent;
 use jit_proto::v1;
+use tokio::sync::oneshot;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::{clock::now_ms, model::Host};
@@ -20,17 +21,22 @@ pub(super) struct Connection {
     pub(super) since_ms: i64,
     /// The certificate with which the agent has made it.
     pub(super) shown: Option<Shown>,
+    /// Its turn to begin; `None`: it needs none.
+    pub(super) turn: Option<Turn>,
 }
+
+/// A turn to begin at a hub. Who has it gives it back by dropping it.
+pub(super) struct Turn(#[expect(dead_code, reason = "dropped")] pub(super) oneshot::Sender<()>);
 
 impl Connection {
     /// One that was made to the agent's address.
     pub(super) fn dialled(agent: Agent) -> Self {
-        Self { agent, peer: None, since_ms: now_ms(), shown: None }
+        Self { agent, peer: None, since_ms: now_ms(), shown: None, turn: None }
     }
 
     /// One that the agent has made, from this address, with this certificate.
     pub(super) fn arrived(agent: Agent, peer: SocketAddr, shown: Option<Shown>) -> Self {
-        Self { agent, peer: Some(peer), since_ms: now_ms(), shown }
+        Self { agent, peer: Some(peer), since_ms: now_ms(), shown, turn: None }
     }
 
     /// From where the agent has made it, as a hub reports it.

@@ -6,9 +6,10 @@ mod health;
 mod host;
 mod letter;
 mod reporter;
+mod turns;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -22,10 +23,11 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
+use self::turns::Turns;
 use super::{
     DRAIN,
     backoff::{Backoff, random},
-    connection::Connection,
+    connection::{Connection, Turn},
     settings::ANSWERS,
     uplink::{self, Hub, HubReport, HubSettings, Names, Own, Reception},
 };
@@ -45,11 +47,6 @@ const ARRIVALS: usize = 2;
 const QUESTIONS: usize = 4;
 /// Calls of the side with the store that are under way at the same time.
 const CALLS: usize = 256;
-/// Hosts that begin here at the same time. When another hub was killed, all of its hosts come at once: those
-/// for which something is there are first, and the others come one after the other, not all late.
-const TURNS: usize = 32;
-/// Letters that are remembered for hosts that were not here.
-const ABSENT: usize = 256;
 /// How often the hub says that it is there.
 const BEAT: Duration = Duration::from_secs(5);
 /// The longest wait for an agent's answer.
@@ -78,9 +75,7 @@ struct Post {
     /// Places of calls.
     calls: Arc<Semaphore>,
     /// Turns of hosts that begin.
-    turns: Arc<Semaphore>,
-    /// Hosts that were not here when a letter for them was published; the newest last.
-    absent: Mutex<VecDeque<HostTag>>,
+    turns: Turns,
     draining: watch::Sender<bool>,
 }
 
@@ -124,8 +119,7 @@ impl Outpost {
             bus: watch::channel(None).0,
             reports,
             calls: Arc::new(Semaphore::new(CALLS)),
-            turns: Arc::new(Semaphore::new(TURNS)),
-            absent: Mutex::default(),
+            turns: Turns::default(),
             draining: watch::channel(false).0,
         });
         let mut parts = JoinSet::new();
@@ -211,19 +205,10 @@ impl Post {
                 if let Some(entry) = hosts.get(tag) {
                     entry.give(letter);
                 } else {
-                    let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
-                    if absent.len() >= ABSENT {
-                        absent.pop_front();
-                    }
-                    absent.push_back(tag.clone());
+                    self.turns.missed(tag);
                 }
             }
         }
-    }
-
-    /// Whether a letter was published lately for this host that comes just now.
-    fn is_awaited(&self, host: &HostTag) -> bool {
-        self.absent.lock().unwrap_or_else(PoisonError::into_inner).contains(host)
     }
 
     /// Asks a host whether it is here.
@@ -281,6 +266,10 @@ impl Reception for Post {
 
     fn host(&self, names: &Names, own: &Own) -> Result<String, String> {
         uplink::host_by_uri(names, own)
+    }
+
+    async fn begins(&self, host: &str) -> Option<Turn> {
+        self.turns.begin(&HostTag::of(host)).await
     }
 
     fn arrive(self: &Arc<Self>, host: &str, uplink: Connection) -> Result<(), String> {

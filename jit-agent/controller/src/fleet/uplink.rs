@@ -28,7 +28,7 @@ pub(super) use self::{
     identity::{Names, Own, host},
     listener::{Hub, run},
 };
-use super::connection::Connection;
+use super::connection::{Connection, Turn};
 use crate::clock::now_ms;
 
 /// Who gets the connections that agents make.
@@ -41,6 +41,9 @@ pub(super) trait Reception: Send + Sync + 'static {
     /// # Errors
     /// A sentence that says why it is none.
     fn host(&self, names: &Names, own: &Own) -> Result<String, String>;
+
+    /// Waits for the turn of this host, before the first call over its connection; `None`: it needs none.
+    fn begins(&self, host: &str) -> impl Future<Output = Option<Turn>> + Send;
 
     /// Gives a host's connection to who follows the host.
     ///

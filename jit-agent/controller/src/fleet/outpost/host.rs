@@ -16,7 +16,7 @@ use jit_proto::{
 };
 use prost::Message as _;
 use tokio::{
-    sync::{Semaphore, oneshot, watch},
+    sync::watch,
     time::{Instant, sleep_until, timeout},
 };
 
@@ -43,8 +43,6 @@ const STATUS: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_millis(200);
 /// Between attempts to read a mailbox.
 const AGAIN: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(10) };
-/// The longest turn of a host that begins.
-const TURN: Duration = Duration::from_millis(250);
 /// The time that an agent gets to connect to another hub.
 const GOES: Duration = Duration::from_secs(4);
 /// The time in which an agent ends a connection after it has made another one.
@@ -125,15 +123,7 @@ struct At<'p> {
 impl At<'_> {
     async fn follow(&mut self, mut used: Connection, inbox: &mut Inbox) -> End {
         let closed = |error: CallError| End::Closed(error.to_string());
-        let mut letters = Vec::with_capacity(BATCH);
-        // Somebody waits for a host for which there is a letter: it begins at once.
-        let mut turn = match self.post.is_awaited(&HostTag::of(self.host)) {
-            true => None,
-            false => tokio::select! {
-                turn = Turn::of(&self.post.turns) => Some(turn),
-                _ = inbox.letters.recv_many(&mut letters, BATCH) => None,
-            },
-        };
+        let mut turn = used.turn.take();
         let mut agent = used.agent.clone();
         let boot = match self.ask(&mut agent).await {
             Ok(boot) => boot,
@@ -147,9 +137,7 @@ impl At<'_> {
         let (mut leaves_at, mut unread) = (None, 0_u32);
         let mut read_at = Some(Instant::now());
         let mut due = Instant::now() + part(STATUS, random());
-        if let Err(error) = self.deliver(&mut agent, letters.drain(..), true).await {
-            return closed(error);
-        }
+        let mut letters = Vec::with_capacity(BATCH);
         loop {
             let examined = self.former.as_ref().map(|(_, until)| *until);
             tokio::select! {
@@ -501,23 +489,6 @@ impl At<'_> {
             }
             self.answers.insert(item, outcomes);
         }
-    }
-}
-
-/// A turn to begin, which its host gives back when it has read its mailbox.
-struct Turn(#[expect(dead_code, reason = "dropped")] oneshot::Sender<()>);
-
-impl Turn {
-    /// Waits for one. Who is slow has it only for [`TURN`].
-    async fn of(turns: &Arc<Semaphore>) -> Self {
-        // `Err`: nobody closes it.
-        let place = Arc::clone(turns).acquire_owned().await.ok();
-        let (has, over) = oneshot::channel();
-        tokio::spawn(async move {
-            let _late = timeout(TURN, over).await;
-            drop(place);
-        });
-        Self(has)
     }
 }
 

@@ -228,12 +228,15 @@ async fn take<R: Reception>(
         // Meanwhile it may be none any more.
         host = shared.host(&names, &hub.tls().own)?;
     }
+    let turn = shared.begins(&host).await;
     let agent = Agent::over_uplink(peer, stream, shared.timeout(), shared.room());
     let agent = agent.await.map_err(|error| error.to_string())?;
     if *shared.draining().borrow() {
         return Err("this hub ends".into());
     }
-    shared.arrive(&host, Connection::arrived(agent, peer, shown))
+    let mut connection = Connection::arrived(agent, peer, shown);
+    connection.turn = turn;
+    shared.arrive(&host, connection)
 }
 
 /// Waits until the agent takes a spare connection into use. `false`: it has ended, or this hub ends.

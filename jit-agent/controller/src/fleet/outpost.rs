@@ -205,7 +205,7 @@ impl Post {
                 if let Some(entry) = hosts.get(tag) {
                     entry.give(letter);
                 } else {
-                    self.turns.missed(tag);
+                    self.turns.missed(tag, letter);
                 }
             }
         }
@@ -301,6 +301,8 @@ impl Reception for Post {
         };
         let host_of = host.to_owned();
         let entry = Entry { host: host_of, arrivals, letters, asked, comparisons, calls, missed };
+        // Under the lock: what is published from now on goes to the entry.
+        self.turns.letters(&tag).iter().for_each(|letter| entry.give(letter));
         hosts.insert(tag, entry);
         drop(hosts);
         tokio::spawn(host::run(Arc::clone(self), host.to_owned(), inbox, uplink));

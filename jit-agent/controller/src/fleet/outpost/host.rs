@@ -17,6 +17,7 @@ use jit_proto::{
 use prost::Message as _;
 use tokio::{
     sync::watch,
+    task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
 
@@ -138,6 +139,15 @@ impl At<'_> {
         let mut read_at = Some(Instant::now());
         let mut due = Instant::now() + part(STATUS, random());
         let mut letters = Vec::with_capacity(BATCH);
+        // What was published just now, before all that stands in its mailbox.
+        while let Ok(letter) = inbox.letters.try_recv() {
+            letters.push(letter);
+        }
+        if let Err(error) = self.deliver(&mut agent, letters.drain(..), false).await {
+            return closed(error);
+        }
+        // Beside what comes meanwhile: the servers may be busy.
+        let mut reading = JoinSet::new();
         loop {
             let examined = self.former.as_ref().map(|(_, until)| *until);
             tokio::select! {
@@ -181,7 +191,12 @@ impl At<'_> {
                 }
                 () = inbox.missed.notified() => read_at = Some(Instant::now()),
                 () = at(read_at) => {
-                    read_at = match self.read().await {
+                    read_at = None;
+                    reading.spawn(read(Arc::clone(self.post), self.host.to_owned()));
+                }
+                Some(read) = reading.join_next() => {
+                    let read = read.unwrap_or_else(|error| Err(error.to_string()));
+                    let next = match read {
                         Ok(all) => {
                             let all = all.into_iter();
                             if let Err(error) = self.deliver(&mut agent, all, false).await {
@@ -197,6 +212,7 @@ impl At<'_> {
                             Some(Instant::now() + AGAIN.pause(unread, random()))
                         }
                     };
+                    read_at = next.into_iter().chain(read_at).min();
                     drop(turn.take());
                 }
                 () = at(examined) => self.examine().await,
@@ -208,18 +224,6 @@ impl At<'_> {
                 }
             }
         }
-    }
-
-    /// Everything that stands in its mailbox.
-    async fn read(&self) -> Result<Vec<Bytes>, String> {
-        let mut seen = self.post.bus.subscribe();
-        let bus = {
-            let there = timeout(Duration::from_secs(5), seen.wait_for(Option::is_some)).await;
-            there.ok().and_then(Result::ok).and_then(|bus| bus.clone())
-        };
-        let bus = bus.ok_or("the bus was not there yet")?;
-        let all = bus.mailbox(self.host).await.map_err(|error| error.to_string())?;
-        Ok(all.into_iter().map(|stored| stored.envelope).collect())
     }
 
     /// Asks for the status, and reports that the host is here.
@@ -490,6 +494,18 @@ impl At<'_> {
             self.answers.insert(item, outcomes);
         }
     }
+}
+
+/// Everything that stands in the mailbox of a host.
+async fn read(post: Arc<Post>, host: String) -> Result<Vec<Bytes>, String> {
+    let mut seen = post.bus.subscribe();
+    let bus = {
+        let there = timeout(Duration::from_secs(5), seen.wait_for(Option::is_some)).await;
+        there.ok().and_then(Result::ok).and_then(|bus| bus.clone())
+    };
+    let bus = bus.ok_or("the bus was not there yet")?;
+    let all = bus.mailbox(&host).await.map_err(|error| error.to_string())?;
+    Ok(all.into_iter().map(|stored| stored.envelope).collect())
 }
 
 fn with(outcome: Outcome, answer: &str, word: &str, detail: &str) -> Outcome {

@@ -1,6 +1,6 @@
 //! Turns of hosts that begin at this hub. When another hub was killed, all of its hosts come at the same
 //! moment. If all began at once, each would be ready only when all are. So they begin some at a time, and
-//! those for which a letter is published meanwhile begin at once.
+//! those for which a letter is published meanwhile begin at once, and with it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,9 +10,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::{
     sync::{Notify, Semaphore, oneshot},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::super::connection::Turn;
@@ -23,8 +24,11 @@ const TURNS: usize = 8;
 /// The longest turn: a far host has its turn for less than it needs. So at least 200 begin in a second, for each
 /// processor, however far they are.
 const TURN: Duration = Duration::from_millis(40);
-/// Letters that are remembered for hosts that were not here.
+/// Letters that are kept for hosts that are not here, bytes of them, and for which time: while a host goes from
+/// one hub to another. All else it finds in its mailbox.
 const ABSENT: usize = 256;
+const ABSENT_BYTES: usize = 1024 * 1024;
+const KEPT: Duration = Duration::from_secs(3);
 
 /// The turns.
 pub(super) struct Turns {
@@ -34,10 +38,32 @@ pub(super) struct Turns {
 
 #[derive(Default)]
 struct State {
-    /// Hosts that were not here when a letter for them was published; the newest last.
-    absent: VecDeque<HostTag>,
+    /// Letters for hosts that were not here when they were published; the newest last.
+    absent: VecDeque<Absent>,
     /// Hosts that wait for their turn.
     waiting: HashMap<HostTag, Arc<Notify>>,
+}
+
+struct Absent {
+    host: HostTag,
+    letter: Bytes,
+    at: Instant,
+}
+
+impl State {
+    /// Keeps what is new, and not too much.
+    fn trim(&mut self) {
+        let size = |absent: &VecDeque<Absent>| -> usize {
+            absent.iter().map(|one| one.letter.len()).sum()
+        };
+        while self.absent.front().is_some_and(|oldest| {
+            oldest.at.elapsed() >= KEPT
+                || self.absent.len() > ABSENT
+                || size(&self.absent) > ABSENT_BYTES
+        }) {
+            self.absent.pop_front();
+        }
+    }
 }
 
 impl Default for Turns {
@@ -56,25 +82,38 @@ impl Turns {
     }
 
     /// A letter was published for a host that is not here. Perhaps it comes just now.
-    pub(super) fn missed(&self, host: &HostTag) {
-        let State { absent, waiting } = &mut *self.state();
-        if let Some(waits) = waiting.get(host) {
+    pub(super) fn missed(&self, host: &HostTag, letter: &Bytes) {
+        let mut state = self.state();
+        if let Some(waits) = state.waiting.get(host) {
             waits.notify_one();
         }
-        if absent.len() >= ABSENT {
-            absent.pop_front();
-        }
-        absent.push_back(host.clone());
+        let (host, letter, at) = (host.clone(), letter.clone(), Instant::now());
+        state.absent.push_back(Absent { host, letter, at });
+        state.trim();
+    }
+
+    /// What was published lately for this host, which has come.
+    pub(super) fn letters(&self, host: &HostTag) -> Vec<Bytes> {
+        let mut state = self.state();
+        state.trim();
+        let mut letters = Vec::new();
+        state.absent.retain(|one| {
+            let is_of_host = one.host == *host;
+            letters.extend(is_of_host.then(|| one.letter.clone()));
+            !is_of_host
+        });
+        letters
     }
 
     /// Waits for a turn; `None`: there is a letter for this host, and it begins at once.
     pub(super) async fn begin(&self, host: &HostTag) -> Option<Turn> {
         let waits = {
-            let State { absent, waiting } = &mut *self.state();
-            if absent.contains(host) {
+            let mut state = self.state();
+            state.trim();
+            if state.absent.iter().any(|one| one.host == *host) {
                 return None;
             }
-            Arc::clone(waiting.entry(host.clone()).or_default())
+            Arc::clone(state.waiting.entry(host.clone()).or_default())
         };
         let _waits = Waits(self, host);
         tokio::select! {
@@ -105,7 +144,7 @@ impl Drop for Waits<'_> {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
-    use tokio::time::{Instant, sleep};
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -121,15 +160,18 @@ mod tests {
         let (late, absent) = (&tags[TURNS], &tags[TURNS + 1]);
         assert!(turns.begin(late).now_or_never().is_none(), "it waits");
         // A letter was published before it came, or comes while it waits.
-        turns.missed(absent);
+        let letter = Bytes::from_static(b"letter");
+        turns.missed(absent, &letter);
         assert!(turns.begin(absent).now_or_never().unwrap().is_none());
         let begins = turns.begin(late);
-        let letter = async {
+        let comes = async {
             sleep(TURN / 4).await;
-            turns.missed(late);
+            turns.missed(late, &letter);
         };
-        let (began, turn) = (Instant::now(), tokio::join!(begins, letter).0);
+        let (began, turn) = (Instant::now(), tokio::join!(begins, comes).0);
         assert!(turn.is_none() && began.elapsed() < TURN / 2);
+        assert_eq!(turns.letters(late).len(), 1);
+        assert_eq!(turns.letters(late).len(), 0, "once");
         // One that is given back is the next one's, at once.
         drop(had.pop());
         let turn = turns.begin(&tags[TURNS + 2]).await;
@@ -140,14 +182,20 @@ mod tests {
         }
         assert!(began.elapsed() < 4 * TURN, "{:?}", began.elapsed());
         assert!(turns.state().waiting.is_empty());
+        sleep(KEPT).await;
+        assert_eq!(turns.letters(absent).len(), 0, "it stands in its mailbox");
     }
 
-    #[test]
-    fn letters_for_hosts_of_other_hubs_take_no_room() {
+    #[tokio::test]
+    async fn letters_for_hosts_of_other_hubs_take_little_room() {
         let turns = Turns::default();
         for number in 0..10 * ABSENT {
-            turns.missed(&HostTag::of(&number.to_string()));
+            turns.missed(&HostTag::of(&number.to_string()), &Bytes::from_static(b"letter"));
         }
         assert_eq!(turns.state().absent.len(), ABSENT);
+        for number in 0..ABSENT {
+            turns.missed(&HostTag::of(&number.to_string()), &vec![0; ABSENT_BYTES / 8].into());
+        }
+        assert_eq!(turns.state().absent.len(), 8);
     }
 }

@@ -41,28 +41,34 @@ async fn ends(stream: &mut TlsStream<TcpStream>) -> bool {
     timeout(ENDS, stream.read(&mut bytes)).await.is_ok_and(|read| !matches!(read, Ok(1)))
 }
 
+/// How often the hub has refused somebody with these words.
+fn refusals(world: &World, words: &str) -> u64 {
+    let report = world.fleet.hub_report().unwrap();
+    report.refused.iter().filter(|one| one.why.contains(words)).map(|one| one.count).sum()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_spare_connection_waits_until_it_is_used_and_is_none_of_its_host_before() {
     let world = World::new(sqlite().await, &[("web-1", "")]).await;
     let web = of_host("web-1");
     let mut waits = spare(&world, &web).await;
     held(&world, 1).await;
-    let (first, second) = (Double::new("web-1", "a"), Double::new("web-1", "a"));
-    let mut closed = first.dial(world.hub, world.client(&web)).await.unwrap();
+    let agent = Double::new("web-1", "a");
+    let mut closed = agent.dial(world.hub, world.client(&web)).await.unwrap();
     world.up("web-1").await;
     let before = world.observed("web-1").await;
     assert!(timeout(SILENT, waits.read_u8()).await.is_err(), "it is not called");
     let request = world.request("web-1").await;
     world.until("opened", async || world.delivery(&request).await.answer == Answer::Open).await;
     assert_eq!(world.observed("web-1").await.uplink, before.uplink);
-    first.leave();
+    agent.leave();
     assert!(is_closed(&mut closed).await);
     waits.write_all(&[IN_USE]).await.unwrap();
-    let _served = second.serve(waits);
+    let _served = agent.serve(waits);
     world.until("moved", async || world.observed("web-1").await.uplink != before.uplink).await;
     let request = world.request("web-1").await;
     world.until("opened", async || world.delivery(&request).await.answer == Answer::Open).await;
-    assert_eq!((first.pushes(), second.pushes()), (1, 1));
+    assert_eq!(agent.pushes(), 2);
     assert_eq!(world.observed("web-1").await.alarms, []);
     assert_eq!(world.fleet.hub_report().unwrap().held, 1);
 }
@@ -89,10 +95,18 @@ async fn a_spare_connection_gives_nobody_more_than_another_one() {
     let mut tx = world.desk.store().begin().await.unwrap();
     import::apply(&mut tx, &plan, "test", now_ms()).await.unwrap();
     tx.commit().await.unwrap();
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    // The hub looks at the inventory from time to time.
+    world
+        .until("removed", async || {
+            let mut another = spare(&world, &of_host("db-1")).await;
+            let _silent = timeout(Duration::from_millis(200), another.read_u8()).await;
+            refusals(&world, "\"db-1\"") > 0
+        })
+        .await;
+    let before = refusals(&world, "\"db-1\"");
     removed.write_all(&[IN_USE]).await.unwrap();
     assert!(ends(&mut removed).await);
-    world.refused("\"db-1\"").await;
+    world.until("refused", async || refusals(&world, "\"db-1\"") > before).await;
     held(&world, 0).await;
     // Half of the places are for agents that have no other connection; a certificate has two.
     let mut waiting =

@@ -200,7 +200,10 @@ impl Post {
     fn hand_out(&self, to: &To, letter: &Bytes) {
         let hosts = self.hosts();
         match to {
-            To::All => hosts.values().for_each(|entry| entry.give(letter)),
+            To::All => {
+                hosts.values().for_each(|entry| entry.give(letter));
+                self.turns.missed_by_all();
+            }
             To::Host(tag) => {
                 if let Some(entry) = hosts.get(tag) {
                     entry.give(letter);

@@ -92,6 +92,14 @@ impl Turns {
         state.trim();
     }
 
+    /// A letter was published for every host. One that ends everything must not come behind a grant that is
+    /// kept here: hosts find both in their mailboxes, in the right order, and those that wait begin at once.
+    pub(super) fn missed_by_all(&self) {
+        let mut state = self.state();
+        state.absent.clear();
+        state.waiting.values().for_each(|waits| waits.notify_one());
+    }
+
     /// What was published lately for this host, which has come.
     pub(super) fn letters(&self, host: &HostTag) -> Vec<Bytes> {
         let mut state = self.state();
@@ -184,6 +192,23 @@ mod tests {
         assert!(turns.state().waiting.is_empty());
         sleep(KEPT).await;
         assert_eq!(turns.letters(absent).len(), 0, "it stands in its mailbox");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_letter_for_all_goes_before_what_is_kept_and_lets_all_begin() {
+        let turns = Turns::new(0);
+        let [absent, waiting] = ["h-1", "h-2"].map(HostTag::of);
+        turns.missed(&absent, &Bytes::from_static(b"a grant"));
+        let comes = async {
+            sleep(TURN).await;
+            turns.missed_by_all();
+        };
+        assert!(tokio::join!(turns.begin(&waiting), comes).0.is_none());
+        assert_eq!(
+            turns.letters(&absent).len(),
+            0,
+            "it reads its mailbox, the end of everything first"
+        );
     }
 
     #[tokio::test]

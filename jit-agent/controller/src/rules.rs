@@ -24,7 +24,7 @@ mod properties;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, LazyLock},
 };
 
@@ -154,6 +154,12 @@ impl Rules {
         now_ms: i64,
     ) -> Option<String> {
         people::barred(&self.0, account, action, hosts, now_ms)
+    }
+
+    /// Ids of hosts that rules name. They distinguish all others by labels and groups only; `None`: by their
+    /// ids, too.
+    pub fn named_hosts(&self) -> Option<&BTreeSet<String>> {
+        self.0.reach.named_hosts()
     }
 
     /// Who can agree to a proposal: members of the groups that its verdict needs, who may `approve` on

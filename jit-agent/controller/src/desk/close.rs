@@ -19,7 +19,7 @@ use crate::{
         Account, Host, State,
         proposal::{MAX_AHEAD, MAX_DURATION},
     },
-    rules::Action,
+    rules::{Action, Rules},
     signer::SignerError,
     store::{
         Closing, Request, StoreError, StoredGrant, Tx, closings, deliveries, grants, requests,
@@ -245,8 +245,8 @@ impl Desk {
                 checked.map_err(|why| wrong("what", why))?;
             }
         }
-        let hosts = self.hosts_to_close(close).await?;
         let rules = self.rules().await?;
+        let hosts = self.hosts_to_close(close, &rules).await?;
         if let Some(closed) = rules.barred(who, Action::Revoke, &hosts, now_ms) {
             let detail = format!("the rules do not let you revoke on {closed}");
             return Err(self.refuse(who, "", "not_permitted", detail, now_ms).await);
@@ -264,15 +264,20 @@ impl Desk {
         Ok(order.message())
     }
 
-    /// The hosts that it is for, of those that there are now.
-    async fn hosts_to_close(&self, close: &Close) -> Result<Vec<Host>, DeskError> {
+    /// The hosts that it is for, of those that there are now; of every host some that the rules can tell
+    /// from each other.
+    async fn hosts_to_close(&self, close: &Close, rules: &Rules) -> Result<Vec<Host>, DeskError> {
         let invalid = |field, why: String| Err(DeskError::Invalid { field, why });
         let Close { hosts, groups, every_host, .. } = close;
         if *every_host != (hosts.is_empty() && groups.is_empty()) {
             let why = "name `hosts` or `groups`, or say `every_host`, and not both";
             return invalid("every_host", why.into());
         }
-        let mut chosen = self.store().host_descriptions().await?;
+        let named = rules.named_hosts().filter(|_| *every_host);
+        let mut chosen = match named {
+            Some(named) => self.store().host_kinds(named).await?,
+            None => self.store().host_descriptions().await?,
+        };
         if !every_host {
             let known: BTreeSet<_> = chosen.iter().map(|host| host.id.as_str()).collect();
             if let Some(missing) = hosts.iter().find(|id| !known.contains(id.as_str())) {

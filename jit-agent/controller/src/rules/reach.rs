@@ -59,6 +59,11 @@ impl Reach {
         wrong
     }
 
+    /// [`super::Rules::named_hosts`]
+    pub(super) fn named_hosts(&self) -> Option<&BTreeSet<String>> {
+        (!self.any_host).then_some(&self.hosts)
+    }
+
     /// What the rules can see of a host.
     pub(super) fn look(&self, host: &Host) -> Look {
         let labels = host.labels.iter();

@@ -1,6 +1,6 @@
 //! Hosts: what administrators say of them, and what their agents answered last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::{AssertSqlSafe, Row as _, any::AnyRow, query};
 
@@ -162,6 +162,28 @@ impl Store {
         let rows =
             "SELECT id, address, server_name, labels_json, groups_json FROM host ORDER BY id";
         query(rows).fetch_all(self.pool()).await?.iter().map(description).collect()
+    }
+
+    /// These hosts, if they are there, and of the others one of each that differ in labels or groups.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn host_kinds(&self, named: &BTreeSet<String>) -> Result<Vec<Host>, StoreError> {
+        if named.len() > IDS {
+            return self.host_descriptions().await;
+        }
+        let places = (1..=named.len()).map(|number| format!(", ${number}")).collect::<String>();
+        // A list of none is none to PostgreSQL, and no host has an empty id.
+        let places = format!("''{places}");
+        let columns = "address, server_name, labels_json, groups_json";
+        // Only numbers of places are put in.
+        let rows = AssertSqlSafe(format!(
+            "SELECT id, {columns} FROM host WHERE id IN ({places}) \
+             UNION ALL SELECT MIN(id) AS id, '' AS address, '' AS server_name, labels_json, groups_json \
+             FROM host WHERE id NOT IN ({places}) GROUP BY labels_json, groups_json ORDER BY id"
+        ));
+        let rows = named.iter().fold(query(rows), |rows, id| rows.bind(id.as_str()));
+        rows.fetch_all(self.pool()).await?.iter().map(description).collect()
     }
 
     /// The host with this id.

@@ -11,6 +11,7 @@ use crate::{databases::Database, filled};
 
 on_each_database! {
     accounts_and_hosts_are_read_back,
+    hosts_of_a_kind_are_one_and_named_ones_themselves,
     the_audit_is_a_chain_without_gaps,
     a_second_opening_finds_the_tables,
     a_request_is_read_as_it_was_at_one_moment,
@@ -44,6 +45,29 @@ async fn accounts_and_hosts_are_read_back(database: Database) {
     let found = store.hosts("", 10, None).await.unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].host, web);
+}
+
+async fn hosts_of_a_kind_are_one_and_named_ones_themselves(database: Database) {
+    let store = Store::open(&database.url).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    for (id, env) in [("a", "dev"), ("b", "dev"), ("c", "dev"), ("d", "prod"), ("e", "prod")] {
+        let labels = [("env".to_owned(), env.to_owned())].into();
+        hosts::put(&mut tx, &Host { id: id.into(), labels, ..Host::default() }).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    for (named, expected) in [
+        (&[][..], &["a", "d"][..]),
+        (&["a"], &["a", "b", "d"]),
+        (&["d", "e"], &["a", "d", "e"]),
+        (&["x"], &["a", "d"]),
+    ] {
+        let named = named.iter().map(|id| (*id).to_owned()).collect();
+        let kinds = store.host_kinds(&named).await.unwrap();
+        assert_eq!(kinds.iter().map(|host| host.id.as_str()).collect::<Vec<_>>(), expected);
+        assert!(kinds.iter().all(|host| host.labels.contains_key("env")));
+    }
+    let many = (0..2000).map(|number| format!("x-{number}")).collect();
+    assert_eq!(store.host_kinds(&many).await.unwrap().len(), 5);
 }
 
 async fn the_audit_is_a_chain_without_gaps(database: Database) {

@@ -3,8 +3,8 @@
 use jit_client::{public_key::PublicKey, revocation_order::Whose};
 use jit_controller::{
     desk::{Close, Desk, DeskError, Settings},
-    model::{Account, Answer, State},
-    store::{Closing, ClosingAnswer, Store, Wanted, closings::Heard},
+    model::{Account, Answer, Host, State},
+    store::{Closing, ClosingAnswer, RulesVersion, Store, Wanted, closings::Heard, hosts, rules},
 };
 use jit_proto::{dsse::pre_authentication_encoding, payload_type::REVOCATION_TYPE};
 
@@ -16,6 +16,7 @@ on_each_database! {
     on_some_hosts_a_request_goes_on_at_the_others,
     only_what_is_named_ends,
     who_may_not_revoke_on_each_of_its_hosts_makes_none,
+    one_host_that_rules_tell_from_the_others_bars_everything,
     a_refusal_is_recorded_once_and_the_last_answer_counts,
     another_process_signs_what_this_one_cannot,
     what_hosts_report_before_the_desk_has_ended_it_is_revoked_all_the_same,
@@ -190,6 +191,59 @@ async fn who_may_not_revoke_on_each_of_its_hosts_makes_none(database: Database) 
     office.desk.tick(now_ms()).await.unwrap();
     assert_eq!(office.state(&open.proposal.id).await, State::Open);
     assert!(office.store.live_closings(now_ms()).await.unwrap().is_empty());
+}
+
+/// Of every host only some are judged: those that rules can tell from each other.
+async fn one_host_that_rules_tell_from_the_others_bars_everything(database: Database) {
+    let office = Office::open(&database).await;
+    let mut tx = office.store.begin().await.unwrap();
+    for (id, env, group) in
+        [("web-3", "prod", "web"), ("db-1", "dev", "db"), ("web-4", "dev", "web")]
+    {
+        let host = Host {
+            id: id.into(),
+            labels: [("env".to_owned(), env.to_owned())].into(),
+            groups: [group.to_owned()].into(),
+            ..Host::default()
+        };
+        hosts::put(&mut tx, &host).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let may = "permit (principal, action == Action::\"revoke\", resource";
+    let any = format!("{may});\n");
+    let never = format!("{any}forbid (principal, action == Action::\"revoke\", resource");
+    let (max, mut version) = (office.account("max").await, 1);
+    for (rules, barred) in [
+        (any.clone(), None),
+        (format!("{never} == Host::\"web-2\");"), Some("web-2")),
+        // The first of those that are alike is named, and the others are not.
+        (format!("{may} == Host::\"web-1\");"), Some("db-1")),
+        (format!("{may}) unless {{ resource == Host::\"web-2\" }};"), Some("web-2")),
+        (format!("{never} in HostGroup::\"db\");"), Some("db-1")),
+        (
+            format!(
+                "{never}) when {{ resource.hasTag(\"env\") && resource.getTag(\"env\") == \"prod\" }};"
+            ),
+            Some("web-3"),
+        ),
+        (format!("{never}) when {{ resource.id like \"*-4\" }};"), Some("web-4")),
+        (format!("{never} == Host::\"web-9\");"), None),
+    ] {
+        version += 1;
+        let text = rules.clone();
+        let (author, note) = ("ana@example.org".into(), String::new());
+        let next = RulesVersion { version, text, author, note, saved_ms: 1 };
+        let mut tx = office.store.begin().await.unwrap();
+        rules::save(&mut tx, &next).await.unwrap();
+        tx.commit().await.unwrap();
+        match (office.desk.close(&max, &everything(), now_ms()).await, barred) {
+            (Ok(_), None) => {}
+            (Err(DeskError::Forbidden { word: "not_permitted", detail }), Some(host)) => {
+                assert!(detail.ends_with(&format!("revoke on {host}")), "{rules}: {detail}");
+            }
+            (other, _) => panic!("{rules}: {other:?}"),
+        }
+    }
 }
 
 async fn a_refusal_is_recorded_once_and_the_last_answer_counts(database: Database) {

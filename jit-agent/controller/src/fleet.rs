@@ -35,6 +35,7 @@ mod renewal;
 mod roller;
 pub mod rollouts;
 mod roster;
+mod rush;
 mod scribe;
 mod settings;
 mod signed;
@@ -68,6 +69,7 @@ use self::{
     outbox::Outbox,
     reach::Reach,
     roster::Roster,
+    rush::Rush,
     scribe::Note,
     signed::SignedGrants,
     uplink::{Hub, Reception},
@@ -117,6 +119,8 @@ struct Shared {
     closed: mpsc::Sender<ClosingAnswer>,
     /// Hosts that must hear revocations of before.
     arrived: Arrived,
+    /// Very many hosts hear that something ends.
+    rush: Rush,
     /// A host can be delivered to from now on, or cannot any more.
     wake: Notify,
     /// Hosts may have changed.
@@ -215,6 +219,7 @@ impl Fleet {
             notes,
             closed,
             arrived: Arrived::default(),
+            rush: Rush::default(),
             wake: Notify::new(),
             reread: Notify::new(),
             draining: watch::channel(false).0,

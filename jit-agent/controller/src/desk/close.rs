@@ -34,6 +34,10 @@ const ONE_BY_ONE_MS: i64 = 30_000;
 const OLDEST: Duration = Duration::from_secs(8 * 24 * 3600);
 /// Requests that are ended in one transaction.
 const SOME: u32 = 100;
+/// While more hosts than this hear of a revocation, what it ends is not written yet: after this time at the
+/// latest, milliseconds.
+const MANY: usize = 1000;
+const HEARD_MS: i64 = 2000;
 /// Hosts that a record names.
 const NAMED: usize = 20;
 
@@ -75,10 +79,7 @@ impl Desk {
         now_ms: i64,
     ) -> Result<Closes, DeskError> {
         let message = self.checked(who, close, now_ms).await?;
-        let hosts = match message.every_host {
-            true => usize::try_from(self.store().host_count().await?).unwrap_or(usize::MAX),
-            false => message.hosts.len(),
-        };
+        let hosts = self.hosts_of(&message).await?;
         let (since, mut before, mut found) = (since(now_ms), String::new(), Vec::new());
         loop {
             let some = self.store().requests_to_close((&since, &before), i64::MAX, SOME).await?;
@@ -194,6 +195,11 @@ impl Desk {
     pub async fn settle_closings(&self, now_ms: i64) -> Result<(), DeskError> {
         while let Some(closing) = self.store().unsettled_closing().await? {
             let (made_ms, mut before) = (closing.message.issued_before_ms, String::new());
+            if now_ms < made_ms.saturating_add(HEARD_MS)
+                && self.hosts_of(&closing.message).await? > MANY
+            {
+                return Ok(());
+            }
             let since = since(made_ms);
             loop {
                 let some = self.store().requests_to_close((&since, &before), made_ms, SOME).await?;
@@ -217,6 +223,14 @@ impl Desk {
             }
         }
         Ok(())
+    }
+
+    /// Number of hosts that must hear it now.
+    async fn hosts_of(&self, message: &v1::Revocation) -> Result<usize, StoreError> {
+        Ok(match message.every_host {
+            true => usize::try_from(self.store().host_count().await?).unwrap_or(usize::MAX),
+            false => message.hosts.len(),
+        })
     }
 
     /// The message, if this person may end that there.

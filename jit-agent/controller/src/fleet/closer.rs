@@ -250,6 +250,7 @@ impl Closer {
                     true => self.shared.roster.ids(),
                     false => closing.message.hosts,
                 };
+                self.shared.rush.begins(hosts.len());
                 for host in hosts {
                     self.begin(&notice, host);
                 }

@@ -1,16 +1,22 @@
-//! One connection to an agent, whoever has made it, and which machine is at its other end. Pure.
+//! One connection to an agent, whoever has made it, and which machine is at its other end.
 
-use std::net::SocketAddr;
+use std::{future::pending, net::SocketAddr, time::Duration};
 
 use jit_client::Agent;
 use jit_proto::v1;
-use tokio::sync::oneshot;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep_until},
+};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::{clock::now_ms, model::Host};
 
 /// No connection is older than this, milliseconds.
 const OLDEST_MS: i64 = 25 * 3_600_000;
+/// The time in which an agent ends a connection after it has made another one: when its calls are done,
+/// and after 10 s at the latest.
+pub(super) const LEAVES: Duration = Duration::from_secs(12);
 
 /// A connection to an agent.
 pub(super) struct Connection {
@@ -99,6 +105,29 @@ impl Boot {
             ("", _) | (_, "") => self.started_ms == other.started_ms,
             (one, other) => one == other,
         }
+    }
+}
+
+/// A connection that was replaced.
+pub(super) struct Former {
+    connection: Connection,
+    /// Its agent has ended it by then.
+    until: Instant,
+}
+
+impl Former {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self { connection, until: Instant::now() + LEAVES }
+    }
+}
+
+/// The one that was replaced, when its agent must have ended it.
+pub(super) async fn gone(former: &mut Option<Former>) -> Connection {
+    let Some(until) = former.as_ref().map(|former| former.until) else { return pending().await };
+    sleep_until(until).await;
+    match former.take() {
+        Some(former) => former.connection,
+        None => pending().await,
     }
 }
 

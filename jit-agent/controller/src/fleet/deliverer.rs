@@ -157,6 +157,9 @@ impl UnderWay {
         (self.crowded, self.began) = (false, false);
         for wanted in [Wanted::Revoke, Wanted::Grant] {
             let due = store.hosts_due(wanted, now, ROUND).await?;
+            if wanted == Wanted::Revoke {
+                shared.rush.begins(due.len());
+            }
             let free: Vec<_> = due.iter().filter(|host| self.has_place(wanted, host)).collect();
             if free.len() * FEW < due.len() {
                 for host in free {

@@ -11,7 +11,7 @@ use super::{
     Shared,
     backoff::{Backoff, part, random},
     compare::{Said, compare},
-    connection::{Boot, Connection},
+    connection::{Boot, Connection, Former, gone},
     held::{self, Endings},
     link::{Line, Link, STORED},
     observe::{self, SignedHead},
@@ -39,9 +39,6 @@ const SETTLE: Duration = Duration::from_millis(200);
 const WRITTEN: Duration = Duration::from_secs(60);
 /// The time in which an agent that dials out must have connected: after that it is silent.
 const CONNECTS: Duration = Duration::from_secs(20);
-/// The time in which an agent ends a connection after it has made another one: when its calls are done,
-/// and after 10 s at the latest.
-const LEAVES: Duration = Duration::from_secs(12);
 /// An agent that dials out is asked for its status more seldom: its connection says that it is there.
 const SELDOM: u32 = 4;
 /// A cursor that no run of an agent has: all events that it still holds come, with the end of its audit.
@@ -227,19 +224,24 @@ impl Follower {
         let mut due = Instant::now() + part(every, random());
         let mut checkpoints = self.shared.checkpoints.subscribe();
         checkpoints.mark_changed();
-        // What is to be brought, and when.
-        let mut brings: Option<(Instant, Arc<Snapshot>)> = None;
+        // What is to be brought, and when; whether it has waited for a rush.
+        let mut brings: Option<(Instant, Arc<Snapshot>, bool)> = None;
         let (mut expected, mut said) = (true, Said::Nothing);
         loop {
             self.hand_over().await;
-            let bring_at = brings.as_ref().map_or(due, |(at, _)| *at);
+            let bring_at = brings.as_ref().map_or(due, |(at, ..)| *at);
             tokio::select! {
                 _ = checkpoints.changed(), if expected => {
                     let made = checkpoints.borrow_and_update().clone();
-                    brings = made.map(|made| (Instant::now() + part(made.spread, random()), made));
+                    let now = Instant::now();
+                    brings = made.map(|made| (now + part(made.spread, random()), made, false));
                 }
                 () = sleep_until(bring_at), if brings.is_some() => {
-                    let Some((_, made)) = brings.take() else { continue };
+                    let Some((_, made, waited)) = brings.take() else { continue };
+                    if let Some(until) = self.shared.rush.until().filter(|_| !waited) {
+                        brings = Some((until + part(made.spread, random()), made, true));
+                        continue;
+                    }
                     let place = (self.host.id.as_str(), &*self.link);
                     let now_says = compare(&self.shared, place, &mut agent, &made);
                     let now_says = Box::pin(now_says).await;
@@ -264,6 +266,10 @@ impl Follower {
                 }
                 () = sleep_until(self.look.unwrap_or(due)), if self.look.is_some() => {
                     self.look = None;
+                    if let Some(until) = self.shared.rush.until() {
+                        self.look = Some(until + part(STORED, random()));
+                        continue;
+                    }
                     if self.endings.are_news(&Box::pin(self.expected()).await) {
                         due = Instant::now();
                     } else {
@@ -406,6 +412,11 @@ impl Follower {
         self.see(observed, Vec::new());
         self.used(held::uses(&expected, &status.grants));
         let missing = held::missing(expected, &status.grants);
+        if !missing.is_empty() && self.link.just_ended() {
+            // What the controller itself has ended there is not in the store yet.
+            self.look_soon();
+            return Ok(Boot::of(&status));
+        }
         if !missing.is_empty() {
             self.ended(agent, &missing).await?;
         }
@@ -479,16 +490,22 @@ impl Follower {
             Some(What::Grant(grant)) if held::is_ending(&grant) => {
                 if let Some(id) = GrantId::from_bytes(&grant.grant_id) {
                     self.endings.add(id, &grant);
-                    let after = match self.link.just_ended() {
-                        true => STORED + part(STORED, random()),
-                        false => SETTLE,
-                    };
-                    self.look.get_or_insert_with(|| Instant::now() + after);
+                    self.look_soon();
                 }
                 false
             }
             Some(What::Grant(_) | What::Packet(_)) | None => false,
         }
+    }
+
+    /// Looks at what was ended; what the controller ended when the store has it, and not at all hosts at the
+    /// same moment.
+    fn look_soon(&mut self) {
+        let after = match self.link.just_ended() {
+            true => STORED + part(STORED, random()),
+            false => SETTLE,
+        };
+        self.look.get_or_insert_with(|| Instant::now() + after);
     }
 
     /// A grant that was scheduled has begun.
@@ -532,29 +549,6 @@ impl Follower {
             // Who writes it ends only together with this task.
             let _written = self.shared.notes.send(note).await;
         }
-    }
-}
-
-/// A connection that was replaced.
-struct Former {
-    connection: Connection,
-    /// Its agent has ended it by then.
-    until: Instant,
-}
-
-impl Former {
-    fn new(connection: Connection) -> Self {
-        Self { connection, until: Instant::now() + LEAVES }
-    }
-}
-
-/// The one that was replaced, when its agent must have ended it.
-async fn gone(former: &mut Option<Former>) -> Connection {
-    let Some(until) = former.as_ref().map(|former| former.until) else { return pending().await };
-    sleep_until(until).await;
-    match former.take() {
-        Some(former) => former.connection,
-        None => pending().await,
     }
 }
 

@@ -25,7 +25,7 @@ use super::{
     super::{
         backoff::{Backoff, part, random},
         closer::PASSING,
-        connection::{Boot, Connection},
+        connection::{Boot, Connection, LEAVES},
         deliverer::{Judged, judged},
         held,
     },
@@ -46,8 +46,6 @@ const SETTLE: Duration = Duration::from_millis(200);
 const AGAIN: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(10) };
 /// The time that an agent gets to connect to another hub.
 const GOES: Duration = Duration::from_secs(4);
-/// The time in which an agent ends a connection after it has made another one.
-const LEAVES: Duration = Duration::from_secs(12);
 /// The most grants of one call, and the most bytes of them: an agent reads 4 MiB.
 const BATCH: usize = 64;
 const BATCH_BYTES: usize = 2 * 1024 * 1024;

@@ -41,6 +41,8 @@ pub(crate) struct Agent {
 struct State {
     ledger: Ledger,
     arrivals: Arrivals,
+    /// Payloads of grants that were ended.
+    ended: Vec<Vec<u8>>,
     /// Who reads its events.
     reader: Option<UnboundedSender<v1::Event>>,
 }
@@ -51,7 +53,7 @@ impl Agent {
         let ahead = trust.policy.longest_ahead();
         let ledger = Ledger::new(trust.limits.into(), trust.limits.slots(), ahead);
         let arrivals = Arrivals::new(&id, sys::now());
-        let state = Mutex::new(State { ledger, arrivals, reader: None });
+        let state = Mutex::new(State { ledger, arrivals, ended: Vec::new(), reader: None });
         Self { number, id, board: Arc::clone(board), trust: Arc::clone(trust), state }
     }
 
@@ -98,7 +100,10 @@ impl Agent {
 
     fn end(&self, id: GrantId) -> Result<bool, Status> {
         let mut state = self.state();
+        let held = state.ledger.grants().find(|held| held.grant.id() == id);
+        let payload = held.map(|held| held.grant.payload().to_vec());
         let ended = state.ledger.revoke(id, sys::now(), 0);
+        state.ended.extend(payload);
         let (ended, _) = ended.map_err(|refused| Status::internal(refused.to_string()))?;
         state.say("revoked", id);
         drop(state);
@@ -142,14 +147,17 @@ impl Agent {
         })
     }
 
-    fn grants(&self) -> Vec<v1::GrantState> {
+    fn grants(&self, include_ended: bool) -> Vec<v1::GrantState> {
         let state = self.state();
-        let held = state.ledger.grants().map(|held| v1::GrantState {
-            grant: held.grant.payload().to_vec().into(),
-            state: v1::State::Active.into(),
+        let shown = |payload: &[u8], state: v1::State| v1::GrantState {
+            grant: payload.to_vec().into(),
+            state: state.into(),
             ..Default::default()
-        });
-        held.collect()
+        };
+        let ended = state.ended.iter().filter(|_| include_ended);
+        let ended = ended.map(|payload| shown(payload, v1::State::Revoked));
+        let held = state.ledger.grants();
+        held.map(|held| shown(held.grant.payload(), v1::State::Active)).chain(ended).collect()
     }
 }
 
@@ -207,7 +215,7 @@ macro_rules! service {
                     host: self.0.id.clone(),
                     boot_id: format!("boot-of-{}", self.0.id),
                     started_at_ms: 1,
-                    grants: self.0.grants(),
+                    grants: self.0.grants(false),
                     ..Default::default()
                 }))
             }
@@ -251,9 +259,10 @@ macro_rules! service {
 
             async fn list(
                 &self,
-                _request: Request<v1::ListRequest>,
+                request: Request<v1::ListRequest>,
             ) -> Result<Response<v1::ListResponse>, Status> {
-                Ok(Response::new(v1::ListResponse { grants: self.0.grants() }))
+                let grants = self.0.grants(request.into_inner().include_ended);
+                Ok(Response::new(v1::ListResponse { grants }))
             }
 
             async fn compare_mailbox(

@@ -6,12 +6,12 @@ use std::{
     future::pending,
     io,
     net::SocketAddr,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
+use hyper::{server::conn::http2::Builder, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use jit_client::{
     HostUri,
     ca::{Authority, Names},
@@ -28,17 +28,13 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
-    runtime::{Builder, Runtime},
-    sync::oneshot,
+    runtime::{self, Runtime},
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use tonic::{
-    codegen::tokio_stream,
-    transport::{Server, server::Connected},
-};
+use tonic::codegen::Service as _;
 
 use super::agent::{Agent, Service};
 
@@ -74,8 +70,8 @@ impl Swarm {
         roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
         let roots = Arc::new(roots);
         let tls = agents.iter().map(|agent| tls(authority, &roots, &agent.id)).collect();
-        let runtime =
-            namespace.run(|| Builder::new_multi_thread().worker_threads(2).enable_all().build());
+        let runtime = namespace
+            .run(|| runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build());
         Self { agents: agents.into_iter().map(Arc::new).collect(), tls, runtime: runtime.unwrap() }
     }
 
@@ -220,17 +216,14 @@ async fn attempt(
     TlsConnector::from(tls).connect(ServerName::try_from(HUB_NAME).unwrap(), tcp).await
 }
 
-/// Serves until the hub closes.
+/// Serves until the hub closes. Thousands do on one machine: without the layers of a server for more services.
 async fn serve(agent: &Arc<Agent>, stream: TlsStream<TcpStream>) {
-    let (open, closed) = oneshot::channel();
-    let incoming = tokio_stream::once(Ok::<_, io::Error>(Served { stream, _open: open }));
     let service = JitAgentServer::new(Service(Arc::clone(agent)));
-    let server = Server::builder()
-        .max_concurrent_streams(8)
-        .http2_keepalive_interval(Some(PING))
-        .add_service(service);
-    tokio::spawn(server.serve_with_incoming(incoming));
-    let _dropped = closed.await;
+    let mut http2 = Builder::new(TokioExecutor::new());
+    http2.timer(TokioTimer::new()).max_concurrent_streams(8).keep_alive_interval(PING);
+    let calls = service_fn(move |call| service.clone().call(call));
+    // Why it ended is the hub's to say.
+    let _ended = http2.serve_connection(TokioIo::new(stream), calls).await;
 }
 
 /// From 0 to 1, by chance.
@@ -238,44 +231,4 @@ fn part() -> f64 {
     let mut bytes = [0; 4];
     getrandom(&mut bytes, GetRandomFlags::empty()).unwrap();
     f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
-}
-
-/// A connection. Whoever waits for its end hears when it is dropped.
-struct Served {
-    stream: TlsStream<TcpStream>,
-    _open: oneshot::Sender<()>,
-}
-
-impl Connected for Served {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
-}
-
-impl AsyncRead for Served {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Served {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }

@@ -19,8 +19,12 @@ enum Layouts {
 
 /// A program of the product, built from the present sources.
 pub fn binary(name: &str) -> PathBuf {
-    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-    DIRECTORY.get_or_init(directory).join(name)
+    static DIRECTORIES: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    let directories = DIRECTORIES.get_or_init(directories);
+    let mut programs = directories.iter().map(|directory| directory.join(name));
+    programs
+        .find(|program| program.is_file())
+        .unwrap_or_else(|| panic!("{name} is in none of {directories:?}"))
 }
 
 /// Copies a program, to run the copy.
@@ -36,7 +40,7 @@ pub fn copy(program: &Path, to: &Path) {
 pub fn next_agent() -> PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let program = || {
-        let profile = built().unwrap_or_else(|| build(Layouts::Next));
+        let profile = built().into_iter().next().unwrap_or_else(|| build(Layouts::Next));
         let target = profile.parent().expect("a target directory");
         let name = profile.file_name().expect("a profile");
         target.join(NEXT).join(name).join("jit-agent")
@@ -44,16 +48,18 @@ pub fn next_agent() -> PathBuf {
     PROGRAM.get_or_init(program).clone()
 }
 
-/// Returns the directory of the programs. `cargo xtask test` has just built them, and gives the
-/// directory in a variable. Otherwise cargo builds those that are missing or older than their
+/// Returns the directories of the programs. `cargo xtask test` has just built them, and gives the
+/// directories in a variable. Otherwise cargo builds those that are missing or older than their
 /// sources: `cargo test` does not build another package's programs.
-fn directory() -> PathBuf {
-    built().unwrap_or_else(|| build(Layouts::Present))
+fn directories() -> Vec<PathBuf> {
+    let built = built();
+    if built.is_empty() { vec![build(Layouts::Present)] } else { built }
 }
 
-/// The directory of the built programs, if a variable names it.
-fn built() -> Option<PathBuf> {
-    env::var_os("JIT_AGENT_PROGRAMS").map(PathBuf::from)
+/// The directories of the built programs, if a variable names them.
+fn built() -> Vec<PathBuf> {
+    let named = env::var_os("JIT_AGENT_PROGRAMS");
+    named.iter().flat_map(env::split_paths).collect()
 }
 
 /// Builds programs. Returns the directory of this program's build profile, which they are in, too.

@@ -6,7 +6,7 @@
 //! task makes a report of it: `target/bench/report.json`, the same as Markdown, and bar charts.
 
 use std::{
-    fs,
+    env, fs,
     num::NonZeroUsize,
     path::{Path, PathBuf},
 };
@@ -16,7 +16,7 @@ use clap::{Args, ValueEnum};
 
 use self::report::Report;
 use crate::{
-    setup, shell,
+    build, setup, shell,
     test_programs::{self, HOST},
 };
 
@@ -26,6 +26,9 @@ mod goals;
 mod machine;
 mod markdown;
 mod report;
+
+/// Where optimised programs are, below the directory for what is built.
+const PROGRAMS: [&str; 2] = ["release", "quick"];
 
 /// Options of the measurement.
 #[derive(Args)]
@@ -69,6 +72,15 @@ enum Bench {
 }
 
 impl Bench {
+    /// The profile that it is built with. The simulated agents of the controller's bench are thousands, and
+    /// what they take themselves the controller does not have.
+    const fn profile(self) -> &'static str {
+        match self {
+            Self::Controller => "quick-bench",
+            _ => "bench",
+        }
+    }
+
     /// Its name, for cargo and for a person.
     fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
@@ -117,11 +129,13 @@ pub(crate) fn run(options: Options) -> Result<()> {
 
 /// Runs the benches one after another. Returns the names of those that failed.
 fn measure(options: &Options, figures: &Path) -> Result<Vec<String>> {
-    let (profile, built) = if options.quick { ("dev", "debug") } else { ("bench", "release") };
     if !options.built {
         shell::heading("build");
-        build_programs(if options.quick { "dev" } else { "release" })?;
+        build_programs(options.quick)?;
     }
+    let directories: &[&str] = if options.quick { &["debug"] } else { &PROGRAMS };
+    let directories = directories.iter().map(|directory| shell::target().join(directory));
+    let directories = env::join_paths(directories).context("a path with a colon")?;
     // Of all packages, dependencies have the features of the build of everything, and no others.
     let packages: &[&str] =
         if options.built { &HOST } else { &["--package", test_programs::ROOT_PACKAGE] };
@@ -133,6 +147,7 @@ fn measure(options: &Options, figures: &Path) -> Result<Vec<String>> {
     for (number, bench) in (1..).zip(&chosen) {
         let name = bench.name();
         shell::heading(&format!("{name} ({number} of {})", chosen.len()));
+        let profile = if options.quick { "dev" } else { bench.profile() };
         let arguments = ["bench", "--profile", profile, "--bench", &name];
         let arguments = || arguments.iter().chain(packages);
         // Without root, so that what cargo builds stays the caller's.
@@ -140,7 +155,7 @@ fn measure(options: &Options, figures: &Path) -> Result<Vec<String>> {
         let mut bench = shell::cargo(arguments());
         bench
             .env("JIT_BENCH_FIGURES", figures)
-            .env("JIT_AGENT_PROGRAMS", shell::target().join(built))
+            .env("JIT_AGENT_PROGRAMS", &directories)
             .env("JIT_NATS_SERVER", setup::nats_server())
             .envs(options.quick.then_some(("JIT_BENCH_QUICK", "1")))
             .envs(options.rounds.map(|rounds| ("JIT_BENCH_ROUNDS", rounds.to_string())));
@@ -156,10 +171,12 @@ fn measure(options: &Options, figures: &Path) -> Result<Vec<String>> {
 }
 
 /// Builds what some benches start: the agent, the operator's tool and the controller.
-fn build_programs(profile: &str) -> Result<()> {
+fn build_programs(quick: bool) -> Result<()> {
     // Together with jit-tests, so that dependencies keep the features that it asks for. The controller
     // by itself: its features must not make the agent larger, whose size is measured.
     for packages in [&["jit-agent", "jitctl", "jit-tests"][..], &["jit-controller"]] {
+        let profile = packages.first().map_or("dev", |first| build::optimised(first));
+        let profile = if quick { "dev" } else { profile };
         let packages = packages.iter().flat_map(|package| ["--package", package]);
         let build = ["build", "--bins", "--profile", profile];
         let mut build = shell::cargo(build.into_iter().chain(packages));

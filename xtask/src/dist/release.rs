@@ -75,14 +75,16 @@ impl Release {
         for package in self.packages() {
             let name = package.name;
             let mut cargo = self.target.cargo(&[(root, "/jit-agent"), (&home, "/cargo")])?;
-            cargo.args(["--package", name, "--bin", name]).args(self.features(package));
+            let profile = build::optimised(name);
+            cargo.args(["--profile", profile, "--package", name, "--bin", name]);
+            cargo.args(self.features(package));
             cargo
                 .arg("--target-dir")
                 .arg(&place)
                 .env_remove("JIT_NEXT_ABI")
                 .env("SOURCE_DATE_EPOCH", self.epoch.to_string());
             shell::long(&format!("building {name} for {label}, optimised"), &mut cargo)?;
-            let program = place.join(self.target.triple()).join("release").join(name);
+            let program = place.join(self.target.triple()).join(profile).join(name);
             let found = hardening::check(&program, &[root, &home])?;
             let is_static = self.target.is_static();
             ensure!(

@@ -89,10 +89,10 @@ impl Target {
         matches!(self, Self::X86_64Static)
     }
 
-    /// The command of cargo that builds a program, without its name, the place and the time. `directories`
+    /// The command of cargo that builds a program, without its name, profile, place and time. `directories`
     /// are names of this machine and what stands for them in the programs.
     pub(super) fn cargo(self, directories: &[(&Path, &str)]) -> Result<Command> {
-        let mut cargo = shell::cargo(["auditable", "build", "--release", "--locked"]);
+        let mut cargo = shell::cargo(["auditable", "build", "--locked"]);
         cargo.args(["--target", self.triple()]);
         let mut flags: Vec<String> = directories.iter().map(remapped).collect();
         let mut c_flags = C_FLAGS.to_owned();

@@ -19,6 +19,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
     routing::post,
 };
+use jit_controller::store::Message;
 use serde_json::{Value, json};
 
 use crate::api::Site;
@@ -91,10 +92,19 @@ async fn receive(
     (StatusCode::from_u16(status).unwrap(), headers, Json(answer))
 }
 
-/// Waits until it is kept that this was said of a request.
+/// Waits until it is kept that this was said of a request, or that it waits to be said again.
 async fn said(site: &Site, outbox: &str, request: &str) {
+    kept(site, outbox, request, |_| true).await;
+}
+
+/// Waits until it is kept that a mail about a request was taken.
+async fn taken(site: &Site, outbox: &str, request: &str) {
+    kept(site, outbox, request, |message| message.place != "waits").await;
+}
+
+async fn kept(site: &Site, outbox: &str, request: &str, is: impl Fn(&Message) -> bool) {
     for _ in 0..400 {
-        if site.store().message(outbox, request).await.unwrap().is_some() {
+        if site.store().message(outbox, request).await.unwrap().is_some_and(|one| is(&one)) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(25)).await;

@@ -4,11 +4,15 @@
 use std::{
     env,
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt as _, stream};
-use jit_controller::store::{Closing, closings::Heard};
+use jit_controller::{
+    fleet::Settings,
+    model::Answer,
+    store::{Closing, closings::Heard},
+};
 
 use super::{double::Double, signed::close, world::World, world::of_host};
 use crate::databases::{Database, sqlite};
@@ -16,6 +20,7 @@ use crate::databases::{Database, sqlite};
 on_each_database! {
     who_is_connected_and_who_comes_later_hears_the_same_bytes,
     a_host_that_refuses_is_shown_and_asked_again_when_it_comes_back,
+    what_the_controller_has_just_ended_is_not_taken_for_lost,
 }
 
 impl World {
@@ -75,6 +80,24 @@ async fn a_host_that_refuses_is_shown_and_asked_again_when_it_comes_back(databas
     world.until("done", async || world.said(&closing, Heard::Delivered).await == 1).await;
 }
 
+/// The store has the end of each grant a moment later than the hosts, with very many of them seconds later.
+async fn what_the_controller_has_just_ended_is_not_taken_for_lost(database: Database) {
+    let often = |settings: &mut Settings| settings.follow_every = Duration::from_millis(20);
+    let world = World::with(database, &[("web-1", "")], often).await;
+    let agent = Double::new("web-1", "a");
+    agent.heard.lists.store(true, Ordering::SeqCst);
+    agent.dial(world.hub, world.client(&of_host("web-1"))).await.unwrap();
+    world.up("web-1").await;
+    let request = world.request("web-1").await;
+    world.until("open", async || world.delivery(&request).await.answer == Answer::Open).await;
+    let closing = world.close(&[]).await;
+    world.until("done", async || world.said(&closing, Heard::Delivered).await == 1).await;
+    let before = agent.heard.asked.load(Ordering::SeqCst);
+    world.until("asked", async || agent.heard.asked.load(Ordering::SeqCst) > before + 2).await;
+    assert_eq!(agent.heard.pushed.lock().unwrap().len(), 1, "it was pushed again");
+    assert_eq!(world.delivery(&request).await.answer, Answer::Open, "nobody has written the end");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_hosts_hear_a_revocation_of_everything_at_once() {
     let count = env::var("JIT_CLOSINGS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
@@ -107,7 +130,7 @@ async fn all_hosts_hear_a_revocation_of_everything_at_once() {
     let all = || agents.iter().all(|agent| agent.heard.all.load(Ordering::SeqCst));
     while !all() {
         assert!(began.elapsed().as_secs() < 60, "not all have heard it");
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let heard = began.elapsed();
     let everybody = i64::try_from(ids.len()).unwrap();

@@ -130,6 +130,10 @@ pub(super) struct Heard {
     /// Pushes are answered only after this time.
     pub(super) slow: AtomicBool,
     pub(super) begun: AtomicBool,
+    /// Its status lists the grants that have not ended.
+    pub(super) lists: AtomicBool,
+    /// Number of times that it was asked for its status.
+    pub(super) asked: AtomicUsize,
     /// Bytes of a text in its status.
     pub(super) text: AtomicUsize,
 }
@@ -142,6 +146,20 @@ impl Double {
     /// Number of grants that it has got: one that came twice is one.
     pub(super) fn pushes(&self) -> usize {
         self.heard.pushed.lock().unwrap().iter().collect::<BTreeSet<_>>().len()
+    }
+
+    /// Its grants, if it lists them, until everything was ended.
+    fn grants(&self) -> Vec<v1::GrantState> {
+        let is_set = |what: &AtomicBool| what.load(Ordering::SeqCst);
+        if !is_set(&self.heard.lists) || is_set(&self.heard.all) {
+            return Vec::new();
+        }
+        let shown = |payload: &Vec<u8>| v1::GrantState {
+            grant: payload.clone().into(),
+            state: v1::State::Active.into(),
+            ..Default::default()
+        };
+        self.heard.pushed.lock().unwrap().iter().map(shown).collect()
     }
 
     /// Number of signed revocations that have come.
@@ -355,8 +373,10 @@ macro_rules! double {
                 &self,
                 _request: Request<v1::StatusRequest>,
             ) -> Result<Response<v1::StatusResponse>, Status> {
+                self.heard.asked.fetch_add(1, Ordering::SeqCst);
                 Ok(Response::new(v1::StatusResponse {
                     state: "enforcing".into(),
+                    grants: self.grants(),
                     problems: vec!["x".repeat(self.heard.text.load(Ordering::SeqCst))],
                     host: self.host.clone(),
                     boot_id: self.boot_id.clone(),

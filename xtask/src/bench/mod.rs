@@ -27,8 +27,9 @@ mod machine;
 mod markdown;
 mod report;
 
-/// Where optimised programs are, below the directory for what is built.
-const PROGRAMS: [&str; 2] = ["release", "quick"];
+/// Where optimised programs are, below the directory for what is built. The first that has a program counts: an
+/// older controller may stand in the other one.
+const PROGRAMS: [&str; 2] = ["quick", "release"];
 
 /// Options of the measurement.
 #[derive(Args)]

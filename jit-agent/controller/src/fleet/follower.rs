@@ -414,6 +414,7 @@ impl Follower {
         let missing = held::missing(expected, &status.grants);
         if !missing.is_empty() && self.link.just_ended() {
             // What the controller itself has ended there is not in the store yet.
+            self.endings.unsure();
             self.look_soon();
             return Ok(Boot::of(&status));
         }

@@ -26,13 +26,18 @@ const LONGEST: usize = 300;
 #[derive(Debug, Default)]
 pub(super) struct Endings {
     known: BTreeMap<GrantId, String>,
-    /// There were more than have room.
+    /// There were more than have room, or it is not sure which there were.
     more: bool,
 }
 
 impl Endings {
     pub(super) fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    /// Something that the host should hold is missing there, and it may be that the controller ended it.
+    pub(super) fn unsure(&mut self) {
+        self.more = true;
     }
 
     /// Whether one of them may be of these, which the host should hold. What the controller itself ended is
@@ -45,8 +50,8 @@ impl Endings {
 
     /// Remembers an event, if there is room: without it the sentence only says less.
     pub(super) fn add(&mut self, id: GrantId, event: &v1::GrantEvent) {
-        self.more = self.known.len() >= MOST;
-        if !self.more {
+        self.more |= self.known.len() >= MOST;
+        if self.known.len() < MOST {
             let why = if event.detail.is_empty() { "" } else { ": " };
             let text = format!("{} on the host by {}{why}{}", event.kind, event.by, event.detail);
             self.known.insert(id, clean(&text, LONGEST));
@@ -222,5 +227,16 @@ mod tests {
                 (row(5), "lost", "the host no longer knows it"),
             ]
         );
+    }
+
+    #[test]
+    fn what_is_missing_for_an_unknown_reason_is_asked_about_again() {
+        let mut endings = Endings::default();
+        endings.unsure();
+        endings.add(grant_id(1), &v1::GrantEvent { kind: "revoked".into(), ..Default::default() });
+        assert!(endings.are_news(&[row(2)]), "another one was missing");
+        assert!(!endings.are_news(&[]), "the store has the end of all");
+        endings.clear();
+        assert!(!endings.are_news(&[row(2)]));
     }
 }

@@ -63,6 +63,7 @@ impl Driver {
     /// Starts a driver on a machine of this stage. Its browsers find the controller as [`NAME`] and
     /// trust its certificate, as if its authority were the company's.
     pub fn start(stage: &Stage, on: &Arc<Namespace>) -> Self {
+        on.wait_until_settled();
         let directory = tempfile::tempdir().expect("a scratch directory");
         let log = fs::File::create(directory.path().join("driver.log")).expect("a log");
         let mut command = Command::new("chromedriver");

@@ -206,6 +206,26 @@ impl Namespace {
         }
     }
 
+    /// Waits until each interface that is up has its IPv6 link-local address and no other machine was found
+    /// to have one of its addresses (RFC 4862, section 5.4): the kernel does this some seconds later. A
+    /// browser drops what it loads when an address comes.
+    pub fn wait_until_settled(&self) {
+        let end = Instant::now() + SETTLED;
+        loop {
+            let links = self.addresses();
+            if links.iter().all(is_settled) {
+                return;
+            }
+            assert!(Instant::now() < end, "addresses do not settle: {links:?}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn addresses(&self) -> Vec<serde_json::Value> {
+        let output = Command::new("ip").args(["-n", &self.name, "-j", "addr", "show"]).output();
+        serde_json::from_slice(&output.expect("run ip").stdout).expect("ip answers with JSON")
+    }
+
     /// Sets the neighbour's hardware address, so that no ARP or ND is needed.
     pub fn neighbour(&self, interface: &str, address: IpAddr, mac: [u8; 6]) {
         let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
@@ -312,6 +332,16 @@ fn command(program: &str, arguments: &[&str]) {
         arguments.join(" "),
         String::from_utf8_lossy(&output.stderr).trim()
     );
+}
+
+/// Whether an interface, as `ip` shows it, is down or has the addresses that it will have.
+fn is_settled(link: &serde_json::Value) -> bool {
+    let addresses = link.get("addr_info").and_then(serde_json::Value::as_array);
+    let mut addresses = addresses.into_iter().flatten();
+    let is = |of: &serde_json::Value, key, what| of.get(key).is_some_and(|value| value == what);
+    let local = |one: &&serde_json::Value| is(one, "family", "inet6") && is(one, "scope", "link");
+    !is(link, "operstate", "UP")
+        || addresses.find(local).is_some_and(|one| one.get("tentative").is_none())
 }
 
 fn read_number(text: &str) -> u32 {

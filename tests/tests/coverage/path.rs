@@ -18,7 +18,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(600);
 /// Longest time until an interface that appears is gated.
 pub(crate) const PROMISED: Duration = Duration::from_secs(1);
 /// Longest wait until a way without a gate opens: routes, neighbours and ports need some time.
-const SETTLED: Duration = Duration::from_secs(5);
+const SETTLED: Duration = Duration::from_secs(30);
 
 /// The stranger's addresses and the host's, of both families.
 #[derive(Clone, Copy)]

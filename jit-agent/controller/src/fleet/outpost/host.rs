@@ -74,6 +74,7 @@ pub(super) async fn run(post: Arc<Post>, host: String, mut inbox: Inbox, first: 
             answers: Answers::new(),
             held: HashSet::new(),
             again: false,
+            unsaid: None,
         };
         match at.follow(connection, &mut inbox).await {
             End::Replaced(by, former) => {
@@ -81,7 +82,7 @@ pub(super) async fn run(post: Arc<Post>, host: String, mut inbox: Inbox, first: 
             }
             End::Closed(why) => {
                 tracing::debug!(host, why, "a host left");
-                at.present(None).await;
+                at.report(false, String::new()).await;
             }
         }
         if next.is_none() {
@@ -117,6 +118,8 @@ struct At<'p> {
     held: HashSet<Hash>,
     /// The host could not carry out a revocation at this moment: its mailbox is read again.
     again: bool,
+    /// When it is reported that the host has come, with its status.
+    unsaid: Option<(Instant, String)>,
 }
 
 impl At<'_> {
@@ -124,7 +127,7 @@ impl At<'_> {
         let closed = |error: CallError| End::Closed(error.to_string());
         let mut turn = used.turn.take();
         let mut agent = used.agent.clone();
-        let boot = match self.ask(&mut agent).await {
+        let boot = match self.begin(&mut agent).await {
             Ok(boot) => boot,
             Err(why) => return End::Closed(why),
         };
@@ -148,6 +151,7 @@ impl At<'_> {
         let mut reading = JoinSet::new();
         loop {
             let examined = self.former.as_ref().map(|(_, until)| *until);
+            let said = self.unsaid.as_ref().map(|(at, _)| *at);
             tokio::select! {
                 event = agent.next_event(&mut events) => match event {
                     Ok(Some(event)) => {
@@ -214,6 +218,11 @@ impl At<'_> {
                     drop(turn.take());
                 }
                 () = at(examined) => self.examine().await,
+                () = at(said) => {
+                    if let Some((_, status)) = self.unsaid.take() {
+                        self.report(true, status).await;
+                    }
+                }
                 () = sleep_until(due) => {
                     if let Err(why) = self.ask(&mut agent).await {
                         return End::Closed(why);
@@ -224,8 +233,26 @@ impl At<'_> {
         }
     }
 
+    /// Asks for the status, and reports that the host has come; of a crowd not of all at once.
+    async fn begin(&mut self, agent: &mut Agent) -> Result<Boot, String> {
+        let status = self.status(agent).await?;
+        let text = STANDARD.encode(summary(&status));
+        match self.post.pace.moment() {
+            None => self.report(true, text).await,
+            Some(moment) => self.unsaid = Some((moment, text)),
+        }
+        Ok(Boot::of(&status))
+    }
+
     /// Asks for the status, and reports that the host is here.
-    async fn ask(&mut self, agent: &mut Agent) -> Result<Boot, String> {
+    async fn ask(&mut self, agent: &mut Agent) -> Result<(), String> {
+        let status = self.status(agent).await?;
+        self.unsaid = None;
+        self.report(true, STANDARD.encode(summary(&status))).await;
+        Ok(())
+    }
+
+    async fn status(&mut self, agent: &mut Agent) -> Result<v1::StatusResponse, String> {
         let status = agent.status().await.map_err(|error| error.to_string())?;
         if status.host != self.host {
             return Err(format!(
@@ -236,13 +263,7 @@ impl At<'_> {
             ));
         }
         self.held = open_grants(&status);
-        self.present(Some(&status)).await;
-        Ok(Boot::of(&status))
-    }
-
-    async fn present(&self, status: Option<&v1::StatusResponse>) {
-        let text = status.map(|status| STANDARD.encode(summary(status))).unwrap_or_default();
-        self.report(status.is_some(), text).await;
+        Ok(status)
     }
 
     /// Says that its agent answers here now.

@@ -18,6 +18,8 @@ mod changes;
 #[cfg(feature = "nats")]
 mod error;
 #[cfg(feature = "nats")]
+mod inbox;
+#[cfg(feature = "nats")]
 mod intake;
 #[cfg(feature = "nats")]
 mod mailbox;

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use async_nats::{Message, StatusCode};
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
@@ -122,16 +121,11 @@ impl Bus {
 
     async fn ask(&self, host: &str, ask: &Request<'_>) -> Result<Answer, BusError> {
         let partial = |why: String| BusError::Partial { host: host.to_owned(), why };
-        let inbox = self.client.new_inbox();
-        let mut answers = self
-            .client
-            .subscribe(inbox.clone())
-            .await
-            .map_err(|error| BusError::api("listen for an answer", error))?;
+        let mut answers = self.inboxes.one();
         let body = serde_json::to_vec(ask).map_err(|error| partial(error.to_string()))?;
         let to = format!("$JS.API.DIRECT.GET.{}", self.settings.stream);
         self.client
-            .publish_with_reply(to, inbox, body.into())
+            .publish_with_reply(to, answers.subject.clone(), body.into())
             .await
             .map_err(|error| BusError::api("ask for a mailbox", error))?;
         let end = Instant::now() + self.settings.timeout.max(Duration::from_millis(1));

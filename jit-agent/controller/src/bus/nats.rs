@@ -10,7 +10,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{sync::watch, time::timeout};
 use zeroize::Zeroizing;
 
-use super::{BusError, Settings};
+use super::{BusError, Settings, inbox::Inboxes};
 
 /// The oldest server that will do.
 const LEAST: &str = "2.12.7";
@@ -34,6 +34,7 @@ pub struct Bus {
     pub(super) client: Client,
     pub(super) context: jetstream::Context,
     pub(super) settings: Arc<Settings>,
+    pub(super) inboxes: Arc<Inboxes>,
     /// Counts the moments at which messages may have passed unseen.
     pub(super) gaps: watch::Receiver<u64>,
     /// Counts connections: what was under way on the one before may be lost.
@@ -111,12 +112,15 @@ impl Bus {
         // This connection is no gap. Its event may come after the connection itself.
         let mut first = gaps.clone();
         drop(timeout(settings.timeout, first.wait_for(|number| *number > 0)).await);
+        let inboxes = Inboxes::open(&client).await;
+        let inboxes = inboxes.map_err(|error| BusError::api("listen for answers", error))?;
         let context = ContextBuilder::new()
             .timeout(settings.timeout)
             .ack_timeout(settings.timeout)
             .max_ack_inflight(OUTGOING)
             .build(client.clone());
-        Ok(Self { client, context, settings: Arc::new(settings), gaps, renewed })
+        let (settings, inboxes) = (Arc::new(settings), Arc::new(inboxes));
+        Ok(Self { client, context, settings, inboxes, gaps, renewed })
     }
 
     /// Sends what waits here, and ends the connection.

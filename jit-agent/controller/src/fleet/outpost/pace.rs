@@ -10,12 +10,15 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::super::backoff::{part, random};
+
 /// Hosts that are reported at once.
 const AT_ONCE: u32 = 32;
 /// Between two others.
-const GAP: Duration = Duration::from_millis(10);
-/// The longest time until a host is reported. Those for whom it would be later are reported together.
-const MOST: Duration = Duration::from_secs(5);
+const GAP: Duration = Duration::from_millis(15);
+/// The longest time until a host is reported. Those for whom it would be later are reported at any time within it.
+/// That a hub is dead is noticed later still.
+const MOST: Duration = Duration::from_secs(15);
 
 /// The moments at which hosts that have come are reported.
 pub(super) struct Pace {
@@ -35,7 +38,10 @@ impl Pace {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         // Unused moments are kept, up to that number.
         let earliest = now.checked_sub(GAP * AT_ONCE).unwrap_or(now);
-        let moment = (*next).clamp(earliest, now + MOST);
+        let moment = (*next).max(earliest);
+        if moment > now + MOST {
+            return Some(now + part(MOST, random()));
+        }
         *next = moment + GAP;
         (moment > now).then_some(moment)
     }
@@ -55,11 +61,20 @@ mod tests {
         for _ in 0..AT_ONCE {
             assert_eq!(pace.moment(), None);
         }
-        let later: Vec<_> = (0..3000).map(|_| pace.moment()).collect();
-        assert_eq!(later[0], None, "the one of this moment");
-        assert_eq!(later[1..3], [Some(now + GAP), Some(now + 2 * GAP)]);
-        assert_eq!(later.last(), Some(&Some(now + MOST)));
-        // It was reported: the next one is, at once.
+        assert_eq!(pace.moment(), None, "the one of this moment");
+        let mut all = 0;
+        let last = loop {
+            all += 1;
+            let moment = pace.moment().unwrap();
+            if moment != now + GAP * all {
+                break moment;
+            }
+        };
+        assert_eq!(all, 1001, "as many have a moment of their own");
+        for moment in (0..3000).map(|_| pace.moment().unwrap()).chain([last]) {
+            assert!(moment >= now && moment <= now + MOST);
+        }
+        // All were reported: the next one is, at once.
         advance(MOST + 2 * GAP).await;
         assert_eq!(pace.moment(), None);
     }

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     sync::{Notify, Semaphore, oneshot},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::super::connection::Turn;
@@ -21,9 +21,12 @@ use crate::bus::subject::HostTag;
 
 /// Hosts that begin at the same time, for each processor: what comes meanwhile for others must not wait long.
 const TURNS: usize = 8;
-/// The longest turn: a far host has its turn for less than it needs. So at least 200 begin in a second, for each
-/// processor, however far they are.
+/// A turn. A far host has its turn for less than it needs: so at least 200 begin in a second, for each processor,
+/// however far they are. One that is done sooner keeps it: so it is not more, and the processors have time for
+/// what people wait for.
 const TURN: Duration = Duration::from_millis(40);
+/// If all that wait would not have begun within this time by that, turns end as soon as their hosts are done.
+const ALL: Duration = Duration::from_secs(4);
 /// Letters that are kept for hosts that are not here, bytes of them, and for which time: while a host goes from
 /// one hub to another. All else it finds in its mailbox.
 const ABSENT: usize = 256;
@@ -33,6 +36,8 @@ const KEPT: Duration = Duration::from_secs(3);
 /// The turns.
 pub(super) struct Turns {
     places: Arc<Semaphore>,
+    /// Number of them.
+    count: usize,
     state: Mutex<State>,
 }
 
@@ -74,7 +79,7 @@ impl Default for Turns {
 
 impl Turns {
     fn new(places: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(places)), state: Mutex::default() }
+        Self { places: Arc::new(Semaphore::new(places)), count: places, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -113,6 +118,12 @@ impl Turns {
         letters
     }
 
+    /// Whether all that wait begin soon with whole turns.
+    fn are_few(&self) -> bool {
+        let times = usize::try_from(ALL.as_millis() / TURN.as_millis()).unwrap_or(usize::MAX);
+        self.state().waiting.len() <= self.count.saturating_mul(times)
+    }
+
     /// Waits for a turn; `None`: there is a letter for this host, and it begins at once.
     pub(super) async fn begin(&self, host: &HostTag) -> Option<Turn> {
         let waits = {
@@ -128,8 +139,9 @@ impl Turns {
             // `Err`: nobody closes it.
             place = Arc::clone(&self.places).acquire_owned() => {
                 let (has, over) = oneshot::channel();
+                let kept = if self.are_few() { TURN } else { Duration::ZERO };
                 tokio::spawn(async move {
-                    let _late = timeout(TURN, over).await;
+                    let _late = tokio::join!(timeout(TURN, over), sleep(kept));
                     drop(place);
                 });
                 Some(Turn(has))
@@ -152,7 +164,6 @@ impl Drop for Waits<'_> {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
-    use tokio::time::sleep;
 
     use super::*;
 
@@ -180,10 +191,10 @@ mod tests {
         assert!(turn.is_none() && began.elapsed() < TURN / 2);
         assert_eq!(turns.letters(late).len(), 1);
         assert_eq!(turns.letters(late).len(), 0, "once");
-        // One that is given back is the next one's, at once.
+        // One that is given back is the next one's when its time has passed.
         drop(had.pop());
         let turn = turns.begin(&tags[TURNS + 2]).await;
-        assert!(turn.is_some() && began.elapsed() < TURN / 2, "{:?}", began.elapsed());
+        assert!(turn.is_some() && (TURN / 2..2 * TURN).contains(&began.elapsed()));
         // The slow ones have theirs for a bounded time.
         for tag in &tags[TURNS + 3..] {
             assert!(turns.begin(tag).await.is_some());
@@ -192,6 +203,26 @@ mod tests {
         assert!(turns.state().waiting.is_empty());
         sleep(KEPT).await;
         assert_eq!(turns.letters(absent).len(), 0, "it stands in its mailbox");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_is_whole_unless_too_many_wait() {
+        let few = usize::try_from(ALL.as_millis() / TURN.as_millis()).unwrap();
+        let turns = Turns::new(1);
+        let tags: Vec<_> = (0..few + 2).map(|number| HostTag::of(&number.to_string())).collect();
+        let first = turns.begin(&tags[0]).await;
+        let begins = tags[1..].iter().map(|tag| Box::pin(turns.begin(tag)));
+        let mut begins: VecDeque<_> = begins.collect();
+        assert!(begins.iter_mut().all(|begins| begins.now_or_never().is_none()), "they wait");
+        drop(first);
+        // One more than few waits when the second begins, and is done at once; then they are few.
+        let mut took = Vec::new();
+        for begins in begins.drain(..3) {
+            let began = Instant::now();
+            assert!(begins.await.is_some());
+            took.push(began.elapsed() >= TURN);
+        }
+        assert_eq!(took, [true, false, true]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -37,7 +37,7 @@ impl Waiting {
         let number = part.subject.rsplit('.').next().and_then(|number| number.parse().ok());
         let who = number.and_then(|number: u64| self.lock().get(&number).cloned());
         // Nobody waits any more, or for so much.
-        let _given = who.map(|who| who.try_send(part));
+        let _given = who.map(|who| who.try_send(part).is_ok());
     }
 }
 

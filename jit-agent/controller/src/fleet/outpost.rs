@@ -92,6 +92,8 @@ struct Entry {
     calls: mpsc::Sender<Call>,
     /// Letters may have been missed.
     missed: Arc<Notify>,
+    /// Somebody looks for the host at another hub.
+    sought: Arc<Notify>,
 }
 
 /// The other ends of an [`Entry`].
@@ -102,6 +104,7 @@ struct Inbox {
     comparisons: mpsc::Receiver<Bytes>,
     calls: mpsc::Receiver<Call>,
     missed: Arc<Notify>,
+    sought: Arc<Notify>,
 }
 
 impl Outpost {
@@ -115,17 +118,7 @@ impl Outpost {
         let health = hub.health.map(health::bind).transpose()?;
         let (hub, listener) = Hub::bind(hub)?;
         let (reports, waiting) = reporter::Reports::open();
-        let post = Arc::new(Post {
-            name,
-            room: Arc::new(Budget::new(ANSWERS)),
-            hosts: Mutex::default(),
-            bus: watch::channel(None).0,
-            reports,
-            calls: Arc::new(Semaphore::new(CALLS)),
-            turns: Turns::default(),
-            pace: pace::Pace::default(),
-            draining: watch::channel(false).0,
-        });
+        let post = Arc::new(Post::new(name, reports));
         let mut parts = JoinSet::new();
         let (of_bus, settings) = (Arc::clone(&post), bus.clone());
         parts.spawn(async move { listen(&of_bus, &settings).await });
@@ -196,6 +189,21 @@ impl Outpost {
 }
 
 impl Post {
+    /// Without hosts, and without the bus.
+    fn new(name: String, reports: reporter::Reports) -> Self {
+        Self {
+            name,
+            room: Arc::new(Budget::new(ANSWERS)),
+            hosts: Mutex::default(),
+            bus: watch::channel(None).0,
+            reports,
+            calls: Arc::new(Semaphore::new(CALLS)),
+            turns: Turns::default(),
+            pace: pace::Pace::default(),
+            draining: watch::channel(false).0,
+        }
+    }
+
     fn hosts(&self) -> MutexGuard<'_, HashMap<HostTag, Entry>> {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -261,6 +269,27 @@ impl Post {
 }
 
 impl Entry {
+    /// Of a host that has come, with the other ends.
+    fn of(host: &str) -> (Self, Inbox) {
+        let (arrivals, arrived) = mpsc::channel(ARRIVALS);
+        let (letters, given) = mpsc::channel(LETTERS);
+        let (asked, questions) = mpsc::channel(QUESTIONS);
+        let (comparisons, compared) = mpsc::channel(QUESTIONS);
+        let (calls, called) = mpsc::channel(QUESTIONS);
+        let (missed, sought) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let inbox = Inbox {
+            arrivals: arrived,
+            letters: given,
+            asked: questions,
+            comparisons: compared,
+            calls: called,
+            missed: Arc::clone(&missed),
+            sought: Arc::clone(&sought),
+        };
+        let host = host.to_owned();
+        (Self { host, arrivals, letters, asked, comparisons, calls, missed, sought }, inbox)
+    }
+
     fn give(&self, letter: &Bytes) {
         if self.letters.try_send(letter.clone()).is_err() {
             self.missed.notify_one();
@@ -292,22 +321,7 @@ impl Reception for Post {
             let gone = |_| "several connections of this host wait already".to_owned();
             return entry.arrivals.try_send(uplink).map_err(gone);
         }
-        let (arrivals, arrived) = mpsc::channel(ARRIVALS);
-        let (letters, given) = mpsc::channel(LETTERS);
-        let (asked, questions) = mpsc::channel(QUESTIONS);
-        let (comparisons, compared) = mpsc::channel(QUESTIONS);
-        let (calls, called) = mpsc::channel(QUESTIONS);
-        let missed = Arc::new(Notify::new());
-        let inbox = Inbox {
-            arrivals: arrived,
-            letters: given,
-            asked: questions,
-            comparisons: compared,
-            calls: called,
-            missed: Arc::clone(&missed),
-        };
-        let host_of = host.to_owned();
-        let entry = Entry { host: host_of, arrivals, letters, asked, comparisons, calls, missed };
+        let (entry, inbox) = Entry::of(host);
         // Under the lock: what is published from now on goes to the entry.
         self.turns.letters(&tag).iter().for_each(|letter| entry.give(letter));
         hosts.insert(tag, entry);

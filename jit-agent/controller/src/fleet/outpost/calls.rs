@@ -11,18 +11,20 @@ use super::Post;
 use crate::bus::{Answer, Ask, Call, Refusal, Said, subject::HostTag};
 
 impl Post {
-    /// Gives a call to who follows its host. One for another hub is left.
+    /// Gives a call to who follows its host. One for another hub is left; if the host is here, that is said.
     pub(super) fn called(self: &Arc<Self>, tag: &HostTag, bytes: &Bytes) {
         let call = Call::read(bytes).filter(|call| HostTag::of(&call.host) == *tag);
         let Some(call) = call else {
             tracing::warn!(%tag, "no call of a host");
             return;
         };
-        if call.hub != self.name {
-            return;
-        }
         let why = {
             let hosts = self.hosts();
+            if call.hub != self.name {
+                // Whoever calls does not know yet that it is here.
+                let here = hosts.get(tag).filter(|entry| entry.host == call.host);
+                return here.into_iter().for_each(|entry| entry.sought.notify_one());
+            }
             match hosts.get(tag).filter(|entry| entry.host == call.host) {
                 None => "it is not connected to this hub any more",
                 Some(entry) => match entry.calls.try_send(call.clone()) {
@@ -120,5 +122,40 @@ async fn answer(post: &Post, call: &Call, said: Said) {
     let Some(bus) = post.bus.borrow().clone() else { return };
     if let Err(error) = bus.answer(&whole).await {
         tracing::info!(%error, host = call.host, "an answer of a host is lost; it is asked again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use jit_proto::v1::StatusRequest;
+    use prost::Message as _;
+
+    use super::*;
+    use crate::fleet::outpost::{Entry, reporter};
+
+    #[test]
+    fn a_call_that_looks_for_a_host_at_another_hub_has_it_reported() {
+        let (reports, _waiting) = reporter::Reports::open();
+        let post = Arc::new(Post::new("hub-b".into(), reports));
+        let (tag, other) = (HostTag::of("web-1"), HostTag::of("web-2"));
+        let (entry, mut inbox) = Entry::of("web-1");
+        post.hosts().insert(tag.clone(), entry);
+        let mut called = |host: &str, tag: &HostTag, hub: &str| {
+            let call = Call {
+                id: "a".into(),
+                hub: hub.into(),
+                host: host.into(),
+                since_ms: 1,
+                ask: Some(Ask::Status(StatusRequest::default())),
+            };
+            post.called(tag, &call.encode_to_vec().into());
+            let sought = inbox.sought.notified().now_or_never().is_some();
+            (sought, inbox.calls.try_recv().is_ok())
+        };
+        assert_eq!(called("web-1", &tag, "hub-a"), (true, false));
+        assert_eq!(called("web-1", &tag, "hub-b"), (false, true));
+        assert_eq!(called("web-2", &other, "hub-a"), (false, false), "it is not here");
+        assert_eq!(called("web-2", &tag, "hub-a"), (false, false), "it says another host");
     }
 }

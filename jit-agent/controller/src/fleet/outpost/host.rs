@@ -218,11 +218,8 @@ impl At<'_> {
                     drop(turn.take());
                 }
                 () = at(examined) => self.examine().await,
-                () = at(said) => {
-                    if let Some((_, status)) = self.unsaid.take() {
-                        self.report(true, status).await;
-                    }
-                }
+                () = at(said) => self.say().await,
+                () = inbox.sought.notified(), if said.is_some() => self.say().await,
                 () = sleep_until(due) => {
                     if let Err(why) = self.ask(&mut agent).await {
                         return End::Closed(why);
@@ -242,6 +239,13 @@ impl At<'_> {
             Some(moment) => self.unsaid = Some((moment, text)),
         }
         Ok(Boot::of(&status))
+    }
+
+    /// Reports that the host has come, if that was not done.
+    async fn say(&mut self) {
+        if let Some((_, status)) = self.unsaid.take() {
+            self.report(true, status).await;
+        }
     }
 
     /// Asks for the status, and reports that the host is here.

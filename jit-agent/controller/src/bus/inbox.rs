@@ -1,16 +1,17 @@
 //! Where answers come that have several parts. One subscription has them all: each one of its own for a
 //! question would be work for every server of the cluster, twice.
+//!
+//! Where the next answer comes cannot be known before: another hub, which can listen here, could have a server
+//! send it something else first.
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_nats::{Client, Message, SubscribeError};
 use futures_util::StreamExt as _;
+use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::{sync::mpsc, task::JoinSet};
 
 /// Parts that wait for who has asked. More are lost, which is seen by their numbers.
@@ -19,23 +20,22 @@ const PARTS: usize = 2048;
 /// The inboxes of one connection.
 pub(super) struct Inboxes {
     base: String,
-    next: AtomicU64,
     waiting: Arc<Waiting>,
     _forwards: JoinSet<()>,
 }
 
-/// Who waits for answers, by number.
+/// Who waits for answers, by the end of their subject.
 #[derive(Default)]
-struct Waiting(Mutex<HashMap<u64, mpsc::Sender<Message>>>);
+struct Waiting(Mutex<HashMap<String, mpsc::Sender<Message>>>);
 
 impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, mpsc::Sender<Message>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, mpsc::Sender<Message>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn give(&self, part: Message) {
-        let number = part.subject.rsplit('.').next().and_then(|number| number.parse().ok());
-        let who = number.and_then(|number: u64| self.lock().get(&number).cloned());
+        let name = part.subject.rsplit('.').next().unwrap_or_default();
+        let who = self.lock().get(name).cloned();
         // Nobody waits any more, or for so much.
         let _given = who.map(|who| who.try_send(part).is_ok());
     }
@@ -46,7 +46,7 @@ pub(super) struct Inbox {
     /// Its subject.
     pub(super) subject: String,
     parts: mpsc::Receiver<Message>,
-    number: u64,
+    name: String,
     waiting: Arc<Waiting>,
 }
 
@@ -61,16 +61,18 @@ impl Inboxes {
                 to.give(part);
             }
         });
-        Ok(Self { base, next: AtomicU64::new(0), waiting, _forwards: forwards })
+        Ok(Self { base, waiting, _forwards: forwards })
     }
 
-    /// One for a question.
-    pub(super) fn one(&self) -> Inbox {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+    /// One for a question. `None`: the kernel gives no random numbers.
+    pub(super) fn one(&self) -> Option<Inbox> {
+        let mut bytes = [0; 16];
+        SystemRandom::new().fill(&mut bytes).ok()?;
+        let name = hex::encode(bytes);
         let (sender, parts) = mpsc::channel(PARTS);
-        self.waiting.lock().insert(number, sender);
-        let subject = format!("{}.{number}", self.base);
-        Inbox { subject, parts, number, waiting: Arc::clone(&self.waiting) }
+        self.waiting.lock().insert(name.clone(), sender);
+        let subject = format!("{}.{name}", self.base);
+        Some(Inbox { subject, parts, name, waiting: Arc::clone(&self.waiting) })
     }
 }
 
@@ -83,6 +85,6 @@ impl Inbox {
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        self.waiting.lock().remove(&self.number);
+        self.waiting.lock().remove(&self.name);
     }
 }

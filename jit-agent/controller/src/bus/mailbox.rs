@@ -121,7 +121,8 @@ impl Bus {
 
     async fn ask(&self, host: &str, ask: &Request<'_>) -> Result<Answer, BusError> {
         let partial = |why: String| BusError::Partial { host: host.to_owned(), why };
-        let mut answers = self.inboxes.one();
+        let inbox = self.inboxes.one();
+        let mut answers = inbox.ok_or_else(|| partial("there are no random numbers".into()))?;
         let body = serde_json::to_vec(ask).map_err(|error| partial(error.to_string()))?;
         let to = format!("$JS.API.DIRECT.GET.{}", self.settings.stream);
         self.client

@@ -1,8 +1,9 @@
 //! What a hub may not do, and who may not connect. The servers decide, by the files that ship.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use async_nats::{Client, ConnectOptions};
+use futures_util::StreamExt as _;
 use jit_controller::bus::subject::{HostTag, Place, Slot};
 use tokio::{sync::mpsc, time::timeout};
 
@@ -109,6 +110,29 @@ async fn a_hub_cannot_have_the_servers_answer_into_a_mailbox() {
     let all = cluster.hub().await.mailbox("web-1").await.unwrap();
     assert_eq!(all.len(), 1);
     assert_eq!(all[0].envelope, letter.envelope);
+}
+
+/// All hubs may listen where answers for hubs come. One that could say where the next one will come could have
+/// the servers send an empty mailbox there first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_listens_does_not_see_where_another_one_will_be_answered() {
+    let (cluster, store) = Cluster::start().await;
+    store.publish(&grant(&host("web-1"), 1, after(600_000)), now()).await.unwrap();
+    let (spy, _said) = cluster.raw(Who::Hub).await;
+    let mut seen = spy.subscribe("_INBOX_hub.>").await.unwrap();
+    spy.flush().await.unwrap();
+    let hub = cluster.hub().await;
+    let mut names = BTreeSet::new();
+    for _ in 0..20 {
+        hub.mailbox("web-1").await.unwrap();
+        let answer = timeout(WAIT, seen.next()).await;
+        let subject = answer.expect("the spy hears it").unwrap().subject;
+        names.insert(subject.rsplit('.').next().unwrap().to_owned());
+    }
+    // 128 bits: a number that is counted up would share its beginning with the one before.
+    let names: Vec<_> = names.iter().map(|name| u128::from_str_radix(name, 16).unwrap()).collect();
+    assert!(names.len() > 5, "{names:x?}");
+    assert!(names.windows(2).all(|two| two[1] - two[0] > 1 << 64), "{names:x?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,8 +13,8 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
+use h2::RecvStream;
+use http_body::Frame;
 use tonic::{Status, codegen::Bytes};
 
 /// Bytes of an answer that need no room: the status of a host with few grants has fewer.
@@ -48,18 +48,34 @@ impl Budget {
     }
 }
 
-/// An answer as it arrives. Its room comes from a budget.
+/// An answer as it arrives. With a budget its room comes from that.
 pub(crate) struct Answer {
-    body: Incoming,
-    budget: Arc<Budget>,
+    stream: RecvStream,
+    budget: Option<Arc<Budget>>,
+    /// All of it has come, but for what follows a message: how the call ended.
+    whole: bool,
     /// Bytes that have come, and those of them that are taken from the budget.
     seen: usize,
     taken: usize,
 }
 
 impl Answer {
-    pub(crate) const fn new(body: Incoming, budget: Arc<Budget>) -> Self {
-        Self { body, budget, seen: 0, taken: 0 }
+    pub(crate) const fn new(stream: RecvStream, budget: Option<Arc<Budget>>) -> Self {
+        Self { stream, budget, whole: false, seen: 0, taken: 0 }
+    }
+
+    /// Takes room for more bytes.
+    fn hold(&mut self, bytes: usize) -> Result<(), Status> {
+        let Some(budget) = &self.budget else { return Ok(()) };
+        self.seen = self.seen.saturating_add(bytes);
+        let more = self.seen.saturating_sub(FREE).saturating_sub(self.taken);
+        if !budget.take(more) {
+            return Err(Status::resource_exhausted(
+                "its answer is large, and there is no room for it beside those of other agents",
+            ));
+        }
+        self.taken += more;
+        Ok(())
     }
 }
 
@@ -71,35 +87,29 @@ impl http_body::Body for Answer {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        let frame = frame.map(|frame| frame.map_err(|error| Status::from_error(error.into())));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            self.seen = self.seen.saturating_add(data.len());
-            let more = self.seen.saturating_sub(FREE).saturating_sub(self.taken);
-            if !self.budget.take(more) {
-                return Poll::Ready(Some(Err(Status::resource_exhausted(
-                    "its answer is large, and there is no room for it beside those of other agents",
-                ))));
+        if !self.whole {
+            if let Some(data) = ready!(self.stream.poll_data(context)) {
+                let data = data?;
+                self.stream.flow_control().release_capacity(data.len())?;
+                self.hold(data.len())?;
+                return Poll::Ready(Some(Ok(Frame::data(data))));
             }
-            self.taken += more;
+            self.whole = true;
         }
-        Poll::Ready(frame)
+        let trailers = ready!(self.stream.poll_trailers(context))?;
+        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.stream.is_end_stream()
     }
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.budget.give(self.taken);
+        if let Some(budget) = &self.budget {
+            budget.give(self.taken);
+        }
     }
 }
 

@@ -285,7 +285,8 @@ impl Fleet {
     pub async fn make_checkpoints(&self, every: Duration, sign: SignCheckpoint) {
         match &self.shared {
             Some(shared) => {
-                checkpoints::run(&shared.outbox, &shared.checkpoints, every, sign).await;
+                let (made, rush) = (&shared.checkpoints, Some(&shared.rush));
+                checkpoints::run(&shared.outbox, made, every, rush, sign).await;
             }
             // Over the bus it makes them itself.
             None => std::future::pending().await,

@@ -10,10 +10,10 @@ use std::{
 use jit_proto::v1;
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep_until},
 };
 
-use super::outbox::Outbox;
+use super::{outbox::Outbox, rush::Rush};
 use crate::{
     checkpoint::mailboxes::{Mailboxes, Revocation, Snapshot},
     clock::now_ms,
@@ -36,11 +36,13 @@ const READ_EVERY: u32 = 2;
 /// lost, and not all of a large fleet at the same moment.
 const SPREAD: (u32, u32) = (2, 5);
 
-/// Makes one in each period until the task is ended.
+/// Makes one in each period until the task is ended. To read the mail of all hosts is much work: it waits while
+/// this process has them hear that something ends.
 pub(super) async fn run(
     outbox: &Outbox,
     made: &watch::Sender<Option<Arc<Snapshot>>>,
     every: Duration,
+    rush: Option<&Rush>,
     sign: SignCheckpoint,
 ) {
     let mut changes = outbox.changes();
@@ -51,6 +53,9 @@ pub(super) async fn run(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        if let Some(until) = rush.and_then(Rush::until) {
+            sleep_until(until).await;
+        }
         let at_ms = now_ms();
         let is_due = until_read == 0 || changes.has_changed().unwrap_or(true);
         changes.mark_unchanged();

@@ -336,6 +336,11 @@ impl Task {
                     let mut outcomes = outcomes.into_iter();
                     let all = sent.iter().map(|(row, begins)| judge(row, *begins, outcomes.next()));
                     heard.extend(all);
+                    if let Some(link) = &self.link
+                        && heard.iter().any(is_scheduled)
+                    {
+                        link.schedules();
+                    }
                 }
                 Err(error) => {
                     let why = self.unanswered(&error);
@@ -393,6 +398,11 @@ impl Task {
         }
         error.to_string()
     }
+}
+
+/// Whether the host says that it has not begun.
+const fn is_scheduled(heard: &Heard) -> bool {
+    matches!(heard.what, What::Answered { answer: Answer::Scheduled, .. })
 }
 
 fn failures(rows: &[Delivery], trouble: &str) -> Vec<Heard> {

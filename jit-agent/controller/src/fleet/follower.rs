@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, future::pending, mem, sync::Arc, time::Duration
 
 use jit_client::{Agent, CallError};
 use jit_proto::{GrantId, v1, v1::event::What};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 use tonic::Streaming;
 
 use super::{
@@ -66,6 +69,12 @@ pub(super) struct Follower {
     former: Option<Former>,
     /// What is to be written.
     notes: Vec<Note>,
+}
+
+/// A turn at reading for one host.
+async fn turn(shared: &Shared) -> Option<SemaphorePermit<'_>> {
+    // It is never closed.
+    shared.reads.acquire().await.ok()
 }
 
 impl Follower {
@@ -266,11 +275,13 @@ impl Follower {
                 }
                 () = sleep_until(self.look.unwrap_or(due)), if self.look.is_some() => {
                     self.look = None;
-                    if let Some(until) = self.shared.rush.until() {
+                    let shared = Arc::clone(&self.shared);
+                    let turn = turn(&shared).await;
+                    if let Some(until) = shared.rush.until() {
                         self.look = Some(until + part(STORED, random()));
                         continue;
                     }
-                    if self.endings.are_news(&Box::pin(self.expected()).await) {
+                    if self.endings.are_news(&Box::pin(self.expected(turn)).await) {
                         due = Instant::now();
                     } else {
                         self.endings.clear();
@@ -385,7 +396,10 @@ impl Follower {
     async fn ask(&mut self, connection: &mut Connection) -> Result<Boot, End> {
         let agent = &mut connection.agent;
         // Before the host is asked: what it accepts meanwhile is not missed.
-        let expected = self.expected().await;
+        let expected = self.expected(turn(&self.shared).await).await;
+        if expected.iter().any(|row| row.answer == Answer::Scheduled) {
+            self.link.schedules();
+        }
         let status = agent.status().await.map_err(|error| End::Closed(error.to_string()))?;
         let now_ms = now_ms();
         self.clones(&status, now_ms);
@@ -437,8 +451,7 @@ impl Follower {
     }
 
     /// What the host should hold by its own answers.
-    async fn expected(&self) -> Vec<Delivery> {
-        let _turn = self.shared.reads.acquire().await;
+    async fn expected(&self, _turn: Option<SemaphorePermit<'_>>) -> Vec<Delivery> {
         let held = self.shared.outbox.store().deliveries_held(&self.host.id, now_ms()).await;
         held.unwrap_or_else(|error| {
             tracing::warn!(%error, host = self.host.id, "what it holds is not compared");
@@ -509,8 +522,11 @@ impl Follower {
         self.look.get_or_insert_with(|| Instant::now() + after);
     }
 
-    /// A grant that was scheduled has begun.
+    /// A grant has begun: the store waits for that if it was scheduled.
     async fn began(&self, id: &[u8]) {
+        if !self.link.may_begin() {
+            return;
+        }
         let Some(id) = GrantId::from_bytes(id) else { return };
         let outbox = &self.shared.outbox;
         let kept = async {

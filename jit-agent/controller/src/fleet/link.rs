@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -51,6 +51,8 @@ pub(super) struct Link {
     disputed: Mutex<Option<Instant>>,
     /// When the controller ended something there last.
     ends: Mutex<Option<Instant>>,
+    /// Whether it has held a grant that had not begun.
+    scheduled: AtomicBool,
 }
 
 impl Default for Link {
@@ -66,6 +68,7 @@ impl Default for Link {
             made: AtomicU64::new(0),
             disputed: Mutex::default(),
             ends: Mutex::default(),
+            scheduled: AtomicBool::new(false),
         }
     }
 }
@@ -189,6 +192,16 @@ impl Link {
     pub(super) fn just_ended(&self) -> bool {
         let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         ends.is_some_and(|at| at.elapsed() < STORED)
+    }
+
+    /// The host holds a grant that has not begun.
+    pub(super) fn schedules(&self) {
+        self.scheduled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the store may wait for one to begin there. For most hosts it never does.
+    pub(super) fn may_begin(&self) -> bool {
+        self.scheduled.load(Ordering::Relaxed)
     }
 
     /// Asks for an attempt now.

@@ -1,5 +1,6 @@
-//! While very many hosts hear that something ends, they are asked for nothing else that can wait: comparisons
-//! with a checkpoint, and looks whether somebody else has ended something there.
+//! While very many hosts hear that something ends, nothing else is done that can wait: they are not compared
+//! with a checkpoint, no other checkpoint is made, and nobody looks whether somebody else has ended something
+//! there.
 
 use std::{
     sync::{Mutex, PoisonError},

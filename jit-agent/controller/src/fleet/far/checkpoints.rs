@@ -65,7 +65,7 @@ impl Default for Checkpoints {
 /// Makes them until the task is ended.
 pub(super) async fn make(office: Arc<Office>, freshness: Freshness) {
     let Freshness { every, sign } = freshness;
-    checkpoints::run(&office.outbox, &office.checkpoints.last, every, sign).await;
+    checkpoints::run(&office.outbox, &office.checkpoints.last, every, None, sign).await;
 }
 
 /// Has each host hear of each one, until the task is ended.

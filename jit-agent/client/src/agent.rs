@@ -268,9 +268,15 @@ impl Agent {
         answer.map_err(|trouble| self.failure("the request for its denials", trouble))
     }
 
-    /// Streams the events after a cursor; only new events when it is empty.
-    pub async fn watch(&mut self, cursor: String) -> Result<Streaming<v1::Event>, CallError> {
-        let answer = within(self.timeout, self.events.watch(v1::WatchRequest { cursor })).await;
+    /// Streams the events after a cursor; only new events when it is empty. `others`: without the ends of
+    /// grants that the caller itself has revoked, if the agent can leave them out.
+    pub async fn watch(
+        &mut self,
+        cursor: String,
+        others: bool,
+    ) -> Result<Streaming<v1::Event>, CallError> {
+        let request = v1::WatchRequest { cursor, without_own_ends: others };
+        let answer = within(self.timeout, self.events.watch(request)).await;
         answer.map_err(|trouble| self.failure("the request for events", trouble))
     }
 

@@ -63,7 +63,7 @@ impl Wire {
             .enable_push(false)
             .handshake(stream)
             .await?;
-        tokio::spawn(run(connection));
+        tokio::spawn(run(connection, KEEP_ALIVE));
         Ok(Self { calls, budget })
     }
 
@@ -73,21 +73,25 @@ impl Wire {
     }
 }
 
-/// Runs the connection until it ends, or until a probe has no answer. Who calls hears why it ended.
-async fn run<T: AsyncRead + AsyncWrite + Unpin>(mut connection: Connection<T, Bytes>) {
+/// Runs the connection until it ends, or until a probe has no answer in time: one is sent each `every`. Who
+/// calls hears why it ended.
+async fn run<T: AsyncRead + AsyncWrite + Unpin>(
+    mut connection: Connection<T, Bytes>,
+    every: Duration,
+) {
     let pings = connection.ping_pong();
     tokio::select! {
         _ended = connection => {}
-        () = probe(pings) => {}
+        () = probe(pings, every) => {}
     }
 }
 
 /// Until a probe has no answer.
-async fn probe(pings: Option<PingPong>) {
+async fn probe(pings: Option<PingPong>, every: Duration) {
     let Some(mut pings) = pings else { return };
     loop {
-        sleep(KEEP_ALIVE).await;
-        let Ok(Ok(_)) = timeout(KEEP_ALIVE, pings.ping(Ping::opaque())).await else { return };
+        sleep(every).await;
+        let Ok(Ok(_)) = timeout(every, pings.ping(Ping::opaque())).await else { return };
     }
 }
 
@@ -111,5 +115,130 @@ impl Service<http::Request<Body>> for Wire {
             sent.send_data(message, true)?;
             Ok(answer.await?.map(|stream| Body::new(Answer::new(stream, budget))))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        pin::Pin,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use http_body_util::Full;
+    use tokio::io::{AsyncReadExt as _, DuplexStream, ReadBuf, duplex};
+
+    use super::*;
+
+    /// Counts writes.
+    struct Counted {
+        stream: DuplexStream,
+        writes: Arc<AtomicUsize>,
+    }
+
+    impl AsyncRead for Counted {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_read(context, into)
+        }
+    }
+
+    impl AsyncWrite for Counted {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.writes.fetch_add(1, Ordering::Relaxed);
+            Pin::new(&mut self.stream).poll_write(context, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(context)
+        }
+
+        fn poll_shutdown(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(context)
+        }
+    }
+
+    /// Sends back what it gets, and how the call ended.
+    async fn echo(stream: DuplexStream) {
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(call) = connection.accept().await {
+            let (request, mut respond) = call.unwrap();
+            tokio::spawn(async move {
+                let mut body = request.into_body();
+                let mut answer = respond.send_response(http::Response::new(()), false).unwrap();
+                while let Some(data) = body.data().await {
+                    let data = data.unwrap();
+                    body.flow_control().release_capacity(data.len()).unwrap();
+                    answer.send_data(data, false).unwrap();
+                }
+                let mut ended = http::HeaderMap::new();
+                ended.insert("grpc-status", 0.into());
+                answer.send_trailers(ended).unwrap();
+            });
+        }
+    }
+
+    async fn call(wire: &mut Wire, message: Bytes) -> Result<(Bytes, bool), Status> {
+        let request = http::Request::post("http://localhost/").body(Body::new(Full::new(message)));
+        std::future::poll_fn(|context| wire.poll_ready(context)).await?;
+        let answer = wire.call(request.unwrap()).await?.into_body().collect().await?;
+        let ended = answer.trailers().is_some_and(|ended| ended.contains_key("grpc-status"));
+        Ok((answer.to_bytes(), ended))
+    }
+
+    #[tokio::test]
+    async fn a_call_is_one_write() {
+        let (near, far) = duplex(64 * 1024);
+        tokio::spawn(echo(far));
+        let writes = Arc::new(AtomicUsize::new(0));
+        let near = Counted { stream: near, writes: Arc::clone(&writes) };
+        let mut wire = Wire::begin(near, None).await.unwrap();
+        let message = Bytes::from_static(&[7; 400]);
+        let answer = (message.clone(), true);
+        // The first one comes with the settings of both ends.
+        assert_eq!(call(&mut wire, message.clone()).await.unwrap(), answer);
+        let before = writes.load(Ordering::Relaxed);
+        assert_eq!(call(&mut wire, message).await.unwrap(), answer);
+        assert_eq!(writes.load(Ordering::Relaxed) - before, 1);
+    }
+
+    #[tokio::test]
+    async fn a_message_larger_than_all_windows_arrives_and_takes_its_room() {
+        let (near, far) = duplex(64 * 1024);
+        tokio::spawn(echo(far));
+        let message = Bytes::from(vec![7; 3 * WINDOW as usize]);
+        let budget = Arc::new(Budget::new(message.len()));
+        let mut wire = Wire::begin(near, Some(Arc::clone(&budget))).await.unwrap();
+        assert_eq!(call(&mut wire, message.clone()).await.unwrap(), (message.clone(), true));
+        assert_eq!(budget.taken(), 0, "it is given back");
+        // Another one holds it all.
+        let none = Arc::new(Budget::new(0));
+        wire.budget = Some(none);
+        let refused = call(&mut wire, message.clone()).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        // Only this call failed.
+        assert_eq!(call(&mut wire.unbounded(), message.clone()).await.unwrap(), (message, true));
+    }
+
+    #[tokio::test]
+    async fn without_an_answer_to_a_probe_the_connection_ends() {
+        let (near, mut far) = duplex(64 * 1024);
+        let (_calls, connection) = Builder::new().handshake::<_, Bytes>(near).await.unwrap();
+        run(connection, Duration::from_millis(20)).await;
+        // Closed, after the preface, the settings and the probe, to which nothing was said.
+        let mut said = Vec::new();
+        far.read_to_end(&mut said).await.unwrap();
+        assert!(said.starts_with(b"PRI * HTTP/2.0"), "{said:?}");
     }
 }

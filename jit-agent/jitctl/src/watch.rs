@@ -49,7 +49,7 @@ async fn follow(
     json: bool,
     name: Option<&str>,
 ) -> Result<(), Failure> {
-    let mut events = agent.watch(cursor.clone()).await?;
+    let mut events = agent.watch(cursor.clone(), false).await?;
     while let Some(event) = agent.next_event(&mut events).await? {
         if json {
             let mut value = status::event_json(&event);

@@ -200,6 +200,36 @@ fn every_connection_under_a_grant_is_counted_and_reported() {
 }
 
 #[test]
+fn who_has_revoked_a_grant_need_not_hear_of_it_again() {
+    let mut site = Site::new();
+    site.start();
+    site.admit(&CLIENT, LONG);
+    assert_eq!(site.revoke_all(), 1);
+    site.admit(&CLIENT, LONG);
+    let heard = |without_own_ends| {
+        // Of another run: all events that are still held.
+        let watch = v1::WatchRequest { cursor: "other-0".into(), without_own_ends };
+        let kinds = site.call(async |mut client| {
+            let mut events = client.watch(watch).await?.into_inner();
+            let mut kinds = Vec::new();
+            while kinds.iter().filter(|kind| *kind == "activated").count() < 2 {
+                let next = tokio::time::timeout(Duration::from_secs(30), events.message());
+                let event = next.await.expect("an event within 30 s")?.expect("no end");
+                if let Some(v1::event::What::Grant(grant)) = event.what {
+                    kinds.push(grant.kind);
+                }
+            }
+            Ok(kinds)
+        });
+        kinds.unwrap()
+    };
+    let all = heard(false);
+    let others: Vec<_> = all.iter().filter(|kind| *kind != "revoked").cloned().collect();
+    assert_eq!(all.len() - others.len(), 1, "{all:?}");
+    assert_eq!(heard(true), others);
+}
+
+#[test]
 fn a_list_shows_the_connections_of_each_grant() {
     let mut site = Site::new();
     site.start();

@@ -134,7 +134,7 @@ fn a_request_is_read_no_further_than_its_call_needs() {
     let unread = site.call(async |mut client| client.diff_policy(draft).await).unwrap_err();
     assert!(unread.message().contains("length limit exceeded"), "{unread:?}");
     let cursor = "x".repeat(20_000);
-    let watch = v1::WatchRequest { cursor };
+    let watch = v1::WatchRequest { cursor, ..Default::default() };
     let unread = site.call(async |mut client| client.watch(watch).await.map(drop)).unwrap_err();
     assert!(unread.message().contains("length limit exceeded"), "{unread:?}");
     assert_eq!(site.status().1, 0);

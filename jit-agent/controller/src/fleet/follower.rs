@@ -332,13 +332,13 @@ impl Follower {
 
     async fn events(&mut self, agent: &mut Agent) -> Result<Streaming<v1::Event>, CallError> {
         if !self.observed.cursor.is_empty() {
-            match agent.watch(self.observed.cursor.clone()).await {
+            match agent.watch(self.observed.cursor.clone(), true).await {
                 Ok(events) => return Ok(events),
                 // A cursor that this agent does not understand: all that it has.
                 Err(error) => tracing::debug!(%error, host = self.host.id, "another cursor"),
             }
         }
-        agent.watch(ALL_EVENTS.to_owned()).await
+        agent.watch(ALL_EVENTS.to_owned(), true).await
     }
 
     /// The agent has made another connection. Returns it if it takes the place of the one in use: it is

@@ -264,7 +264,8 @@ impl JitAgent for Service {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        self.authority.authorize(&request, Permission::Read)?;
+        let name = self.authority.authorize(&request, Permission::Read)?;
+        let own = request.get_ref().without_own_ends.then_some(name);
         let journal = Arc::clone(self.gate.journal());
         let reader = journal
             .reader(&request.get_ref().cursor)
@@ -273,7 +274,10 @@ impl JitAgent for Service {
             let events = journal.next(&mut reader).await;
             Some((events, (journal, reader)))
         });
-        let events = batches.flat_map(|events| stream::iter(events.into_iter().map(Ok)));
+        let events = batches.flat_map(move |mut events| {
+            events.retain(|event| !own.as_ref().is_some_and(|own| is_end_by(event, own)));
+            stream::iter(events.into_iter().map(Ok))
+        });
         // A peer that may not read any more does not get the rest either.
         let (authority, caller) = (self.authority.clone(), caller(&request)?.clone());
         let (sender, why) = oneshot::channel();
@@ -391,6 +395,33 @@ fn opening(request: v1::BreakGlassRequest) -> Result<BreakGlass, Status> {
     })
 }
 
+/// Whether it says that this peer has ended a grant.
+fn is_end_by(event: &v1::Event, peer: &str) -> bool {
+    let Some(v1::event::What::Grant(grant)) = &event.what else { return false };
+    grant.kind == "revoked" && grant.by == peer
+}
+
 fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_peer_itself_has_revoked_is_its_own_end() {
+        let event = |kind: &str, by: &str| {
+            let grant =
+                v1::GrantEvent { kind: kind.into(), by: by.into(), ..v1::GrantEvent::default() };
+            let what = Some(v1::event::What::Grant(grant));
+            v1::Event { what, ..v1::Event::default() }
+        };
+        assert!(is_end_by(&event("revoked", "hub-1"), "hub-1"));
+        assert!(!is_end_by(&event("revoked", "local uid 0"), "hub-1"));
+        for kind in ["activated", "expired", "replaced"] {
+            assert!(!is_end_by(&event(kind, "hub-1"), "hub-1"), "{kind}");
+        }
+        assert!(!is_end_by(&v1::Event::default(), "hub-1"));
+    }
 }

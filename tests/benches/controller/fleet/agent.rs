@@ -45,6 +45,8 @@ struct State {
     ended: Vec<Vec<u8>>,
     /// Who reads its events.
     reader: Option<UnboundedSender<v1::Event>>,
+    /// Whether it hears of what the controller itself has ended.
+    says_ends: bool,
 }
 
 impl Agent {
@@ -53,7 +55,13 @@ impl Agent {
         let ahead = trust.policy.longest_ahead();
         let ledger = Ledger::new(trust.limits.into(), trust.limits.slots(), ahead);
         let arrivals = Arrivals::new(&id, sys::now());
-        let state = Mutex::new(State { ledger, arrivals, ended: Vec::new(), reader: None });
+        let state = Mutex::new(State {
+            ledger,
+            arrivals,
+            ended: Vec::new(),
+            reader: None,
+            says_ends: true,
+        });
         Self { number, id, board: Arc::clone(board), trust: Arc::clone(trust), state }
     }
 
@@ -105,7 +113,9 @@ impl Agent {
         let ended = state.ledger.revoke(id, sys::now(), 0);
         state.ended.extend(payload);
         let (ended, _) = ended.map_err(|refused| Status::internal(refused.to_string()))?;
-        state.say("revoked", id);
+        if state.says_ends {
+            state.say("revoked", id);
+        }
         drop(state);
         self.board.answered(self.number, id, if ended { Kind::Closed } else { Kind::Again });
         Ok(ended)
@@ -222,10 +232,13 @@ macro_rules! service {
 
             async fn watch(
                 &self,
-                _request: Request<v1::WatchRequest>,
+                request: Request<v1::WatchRequest>,
             ) -> Result<Response<Events>, Status> {
                 let (reader, events) = unbounded_channel();
-                self.0.state().reader = Some(reader);
+                let mut state = self.0.state();
+                state.reader = Some(reader);
+                state.says_ends = !request.into_inner().without_own_ends;
+                drop(state);
                 self.0.board.up();
                 let board = Arc::clone(&self.0.board);
                 Ok(Response::new(Events { events, board }))

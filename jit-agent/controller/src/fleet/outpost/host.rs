@@ -131,7 +131,7 @@ impl At<'_> {
             Ok(boot) => boot,
             Err(why) => return End::Closed(why),
         };
-        let mut events = match agent.watch(String::new()).await {
+        let mut events = match agent.watch(String::new(), false).await {
             Ok(events) => events,
             Err(error) => return closed(error),
         };

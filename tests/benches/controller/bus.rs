@@ -23,7 +23,7 @@ use jit_tests::{controller::Stage, figures::size, netns::Namespace, programs::bi
 
 use self::{cluster::Who, servers::Servers};
 use crate::fleet::{
-    PATIENCE, more_files, pushes, report_pushes,
+    PATIENCE, as_shipped, more_files, pushes, report_pushes,
     site::{Site, certify_hub},
     wanted,
 };
@@ -38,6 +38,7 @@ pub(crate) fn measure() {
     let table = format!("bus, {count} agents");
     more_files(count);
     let stage = Stage::new(None);
+    as_shipped(&stage);
     let ana = stage.person("ana", "ana@example.org", &["developers"], &["read", "request"]);
     let servers = Servers::start(&stage.hub);
     let mut hubs = Vec::new();

@@ -63,6 +63,7 @@ pub(crate) fn measure() {
 fn fleet(count: usize) {
     more_files(count);
     let stage = Stage::new(None);
+    as_shipped(&stage);
     let ana = stage.person("ana", "ana@example.org", &["developers"], &["read", "request"]);
     thread::sleep(size(Duration::from_secs(3), Duration::from_millis(100)));
     let max = stage.person("max", "max@example.org", &["sre"], &["read", "request"]);
@@ -73,6 +74,12 @@ fn fleet(count: usize) {
     all(&site, &ana, count);
     everything(&site, &ana, &max, count);
     killed(&mut site, &ana, count);
+}
+
+/// New connections have the congestion control that kernels are shipped with, whatever this machine has. With BBR and
+/// without the queue that it is made for, each of thousands of connections has a timer.
+pub(crate) fn as_shipped(stage: &Stage) {
+    stage.hub.sysctl("ipv4/tcp_congestion_control", "cubic");
 }
 
 /// All agents connect at once.

@@ -28,10 +28,10 @@ use tonic::{
 
 use crate::budget::{Answer, Budget};
 
-/// Bytes that an agent may send before they are read: of one answer, and on one connection.
-const ANSWER_WINDOW: u32 = 2 * 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 5 * 1024 * 1024;
-/// Both, for an agent of many.
+/// Bytes that an agent may send before they are read. An answer to a probe comes after them: of a slow link they
+/// must not take all of its time.
+const LONE_WINDOW: u32 = 512 * 1024;
+/// The same, of one agent of many.
 const WINDOW: u32 = 128 * 1024;
 /// Bytes of the headers of an answer.
 const HEADERS: u32 = 16 * 1024;
@@ -52,13 +52,10 @@ impl Wire {
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         budget: Option<Arc<Budget>>,
     ) -> Result<Self, h2::Error> {
-        let (answer, all) = match budget {
-            Some(_) => (WINDOW, WINDOW),
-            None => (ANSWER_WINDOW, CONNECTION_WINDOW),
-        };
+        let window = if budget.is_some() { WINDOW } else { LONE_WINDOW };
         let (calls, connection) = Builder::new()
-            .initial_window_size(answer)
-            .initial_connection_window_size(all)
+            .initial_window_size(window)
+            .initial_connection_window_size(window)
             .max_header_list_size(HEADERS)
             .enable_push(false)
             .handshake(stream)
@@ -130,6 +127,9 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, DuplexStream, ReadBuf, duplex};
 
     use super::*;
+
+    /// The longest that something may take here.
+    const PATIENCE: Duration = Duration::from_secs(30);
 
     /// Counts writes.
     struct Counted {
@@ -240,5 +240,48 @@ mod tests {
         let mut said = Vec::new();
         far.read_to_end(&mut said).await.unwrap();
         assert!(said.starts_with(b"PRI * HTTP/2.0"), "{said:?}");
+    }
+
+    /// What an agent that means harm does once.
+    async fn meet(far: DuplexStream, settings: &h2::server::Builder) -> Option<()> {
+        let mut connection = settings.handshake::<_, Bytes>(far).await.ok()?;
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            // It answers at once, and reads nothing of what is sent.
+            let mut answer = http::Response::new(());
+            answer.headers_mut().insert("grpc-status", 8.into());
+            respond.send_response(answer, true).ok()?;
+            drop(request);
+        }
+        Some(())
+    }
+
+    #[tokio::test]
+    async fn an_answer_before_the_request_was_read_counts() {
+        let (near, far) = duplex(64 * 1024);
+        tokio::spawn(async move { meet(far, &h2::server::Builder::new()).await });
+        let mut wire = Wire::begin(near, None).await.unwrap();
+        for _ in 0..20 {
+            let message = Bytes::from(vec![7; 4 * WINDOW as usize]);
+            let request =
+                http::Request::post("http://localhost/").body(Body::new(Full::new(message)));
+            let answer = timeout(PATIENCE, wire.call(request.unwrap())).await.unwrap().unwrap();
+            assert_eq!(answer.headers()["grpc-status"], "8");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_takes_no_call_keeps_no_connection() {
+        let (near, far) = duplex(64 * 1024);
+        let mut settings = h2::server::Builder::new();
+        settings.max_concurrent_streams(0);
+        let met = tokio::spawn(async move { meet(far, &settings).await });
+        let mut wire = Wire::begin(near, None).await.unwrap();
+        // Its settings have come with the second at the latest.
+        for _ in 0..2 {
+            let late = timeout(Duration::from_millis(50), call(&mut wire, Bytes::new())).await;
+            assert!(!matches!(late, Ok(Ok(_))), "{late:?}");
+        }
+        drop(wire);
+        timeout(PATIENCE, met).await.expect("the connection is closed").unwrap();
     }
 }

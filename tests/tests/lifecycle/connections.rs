@@ -3,7 +3,10 @@
 use std::{net::TcpStream, thread, time::Duration};
 
 use jit_proto::v1;
-use jit_tests::agent::{CLIENT, PATIENCE, STRANGER, Site, TO_CLIENT, address, carries};
+use jit_tests::{
+    agent::{CLIENT, PATIENCE, STRANGER, Site, TO_CLIENT, address, carries},
+    revoker::{REVOKER, Revoker, delivery},
+};
 use rustix::process::Signal;
 
 const LONG: Duration = Duration::from_secs(600);
@@ -202,9 +205,16 @@ fn every_connection_under_a_grant_is_counted_and_reported() {
 #[test]
 fn who_has_revoked_a_grant_need_not_hear_of_it_again() {
     let mut site = Site::new();
+    let revoker = Revoker::new(&site);
+    site.configure(REVOKER);
     site.start();
     site.admit(&CLIENT, LONG);
     assert_eq!(site.revoke_all(), 1);
+    site.admit(&CLIENT, LONG);
+    let everything = delivery(revoker.all());
+    site.call(async |mut client| client.revoke(everything).await).unwrap();
+    // Issued after it.
+    thread::sleep(Duration::from_millis(10));
     site.admit(&CLIENT, LONG);
     let heard = |without_own_ends| {
         // Of another run: all events that are still held.
@@ -212,7 +222,7 @@ fn who_has_revoked_a_grant_need_not_hear_of_it_again() {
         let kinds = site.call(async |mut client| {
             let mut events = client.watch(watch).await?.into_inner();
             let mut kinds = Vec::new();
-            while kinds.iter().filter(|kind| *kind == "activated").count() < 2 {
+            while kinds.iter().filter(|kind| *kind == "activated").count() < 3 {
                 let next = tokio::time::timeout(Duration::from_secs(30), events.message());
                 let event = next.await.expect("an event within 30 s")?.expect("no end");
                 if let Some(v1::event::What::Grant(grant)) = event.what {
@@ -225,7 +235,7 @@ fn who_has_revoked_a_grant_need_not_hear_of_it_again() {
     };
     let all = heard(false);
     let others: Vec<_> = all.iter().filter(|kind| *kind != "revoked").cloned().collect();
-    assert_eq!(all.len() - others.len(), 1, "{all:?}");
+    assert_eq!(all.len() - others.len(), 2, "{all:?}");
     assert_eq!(heard(true), others);
 }
 
